@@ -1,0 +1,63 @@
+"The package is described in settings.ini, which nbdev and pip both read; this file only translates it."
+
+import shutil
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+here = Path(__file__).parent
+config = ConfigParser(delimiters=["="])
+config.read(here / "settings.ini", encoding="utf-8")
+cfg = config["DEFAULT"]
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("train", "app", "dev")}
+extras["dev"] += extras["train"] + extras["app"]
+
+
+class WithPage(build_py):
+    "app.py and its settings lie at the top of the tree and travel inside the package."
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            for file in ("app.py", ".streamlit/config.toml"):
+                target = Path(self.build_lib, "fer_nb", "page", file)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(here / file, target)
+
+
+setup(
+    cmdclass={"build_py": WithPage},
+    name=cfg["lib_name"],
+    version=cfg["version"],
+    description=cfg["description"],
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author=cfg["author"],
+    license="Apache-2.0",
+    url=cfg["git_url"],
+    keywords=cfg["keywords"].split(),
+    # the trained models lie in models/ at the top of the tree and travel inside the package
+    packages=["fer_nb", "fer_nb.models"],
+    package_dir={"fer_nb.models": "models"},
+    package_data={"fer_nb.models": ["*.onnx"]},
+    python_requires=f">={cfg['min_python']},<3.13",
+    install_requires=cfg["requirements"].split(),
+    extras_require=extras,
+    entry_points={
+        "console_scripts": cfg["console_scripts"].split(),
+        "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)
