@@ -1,0 +1,701 @@
+"Reading data sets: every form FER2013 is published in, and every fault one can have."
+
+import io
+import json
+import os
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter, ImageOps
+
+from fer_nb import data as fer
+from fer_nb.core import EMOTIONS, PARTS, DataError
+from fer_nb.data import CSV_ORDER, FaceData, Part, load_data, report
+
+REAL = os.environ.get("FER2013")
+needs_fer2013 = pytest.mark.skipif(not REAL, reason="FER2013 is not set")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    "No test touches the user's cache, or reads FER2013 unasked."
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user_cache"))
+    monkeypatch.delenv("FER2013", raising=False)
+
+
+def noise(n, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, 48, 48), np.uint8)
+
+
+def encode(a, kind="PNG", **how):
+    image = a if isinstance(a, Image.Image) else Image.fromarray(a)
+    image.save(file := io.BytesIO(), kind, **how)
+    return file.getvalue()
+
+
+def kaggle(n=3):
+    "Files of the usual Kaggle archive: both test parts in test/, n images of each class and part."
+    images = iter(noise(len(PARTS) * len(EMOTIONS) * n))
+    return {
+        f"{'train' if part == 'Training' else 'test'}/{emotion}/{part}_{i}.png": encode(next(images))
+        for part in PARTS
+        for emotion in EMOTIONS
+        for i in range(n)
+    }
+
+
+def write(path: Path, files: dict[str, bytes]) -> Path:
+    "name -> bytes as a zip, a tar, or a folder, by the ending of `path`."
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+            for name, blob in files.items():
+                z.writestr(name, blob)
+    elif ".tar" in path.name or path.suffix == ".tgz":
+        with tarfile.open(path, "w" if path.suffix == ".tar" else "w:gz") as t:
+            for name, blob in files.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(blob)
+                t.addfile(info, io.BytesIO(blob))
+    else:
+        for name, blob in files.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(blob)
+    return path
+
+
+def load(path, **how):
+    return load_data(path, progress=False, **how)
+
+
+def read(tmp_path, files, name="a.zip"):
+    return load(write(tmp_path / name, files), cache=False)
+
+
+CONTAINERS = ["a.zip", "a.tar", "a.tar.gz", "a.tgz", "a_folder"]
+
+
+# ---- every published form
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_kaggle_archive(tmp_path, container):
+    data = read(tmp_path, kaggle(), container)
+    assert {name: len(part) for name, part in data.parts.items()} == dict.fromkeys(PARTS, 21)
+    assert all(set(part.counts.values()) == {3} for part in data.parts.values())
+    assert data.source == container and not data.faults and not data.notes and not data.converted
+    part = data["PublicTest"]
+    assert part.images.dtype == np.uint8 and part.images.shape == (21, 48, 48) and part.labels.dtype == np.int64
+    i = list(part.names).index("test/happy/PublicTest_1.png")
+    assert part.labels[i] == EMOTIONS.index("happy")
+    assert (part.images[i] == np.asarray(Image.open(io.BytesIO(kaggle()["test/happy/PublicTest_1.png"])))).all()
+
+
+def test_one_fingerprint_whatever_the_container(tmp_path):
+    prints = {read(tmp_path, kaggle(), c).fingerprint for c in CONTAINERS}
+    backwards = dict(reversed(kaggle().items()))
+    assert prints == {read(tmp_path, backwards, "b.tar.gz").fingerprint} and len(prints) == 1
+    other = kaggle() | {"train/sad/Training_0.png": encode(noise(1, seed=9)[0])}
+    assert read(tmp_path, other, "c.zip").fingerprint not in prints
+
+
+@pytest.mark.parametrize("above", ["", "./", "fer2013/", "some/where/test/deep/"])
+@pytest.mark.parametrize("ending", [".jpg", ".jpeg", ".png", ".JPG", ".PNG"])
+def test_nesting_and_endings(tmp_path, above, ending):
+    kind = "PNG" if ending.lower() == ".png" else "JPEG"
+    blob = encode(noise(1)[0], kind)
+    folders = {"train": "Training", "validation": "PublicTest", "test": "PrivateTest"}
+    files = {f"{above}{folder}/{e}/{i}{ending}": blob for folder in folders for e in EMOTIONS for i in range(2)}
+    data = read(tmp_path, files | {f"{above}readme.txt": b"hello", f"{above}.DS_Store": b""})
+    assert {name: len(part) for name, part in data.parts.items()} == dict.fromkeys(folders.values(), 14)
+    assert not data.faults and not data.notes
+
+
+def test_hidden_files_are_passed_over(tmp_path):
+    junk = {"__MACOSX/train/happy/._1.png": b"x", "train/happy/._1.png": b"x", "train/.thumbs/happy/1.png": b"x"}
+    assert not read(tmp_path, kaggle() | junk).faults
+
+
+@pytest.mark.parametrize("above", ["", "train/"])
+def test_validation_is_cut_where_there_is_none(tmp_path, above):
+    images = noise(7 * 20)
+    files = {f"{above}{EMOTIONS[i % 7]}/{i:03}.png": encode(a) for i, a in enumerate(images)}
+    files |= {f"{above}{EMOTIONS[i % 7]}/copy_{i:03}.png": encode(a) for i, a in enumerate(images)}
+    data = read(tmp_path, files)
+    assert set(data["PublicTest"].counts.values()) == {4} and set(data["Training"].counts.values()) == {36}
+    assert not fer.stand_in(data["PublicTest"], data["Training"]).any()
+    assert "cut off Training" in data.notes[0]
+    again = read(tmp_path, files, "other.tar.gz")
+    assert again.fingerprint == data.fingerprint and list(again["PublicTest"].names) == list(data["PublicTest"].names)
+
+
+def test_train_and_test_without_telling_names(tmp_path):
+    names = [f"{folder}/{e}/im{i}.png" for folder in ("train", "test") for e in EMOTIONS for i in range(10)]
+    data = read(tmp_path, {name: encode(a) for name, a in zip(names, noise(140), strict=True)})
+    assert list(data.parts) == list(PARTS) and [len(part) for part in data.parts.values()] == [63, 7, 70]
+
+
+def test_other_names_of_the_emotions(tmp_path):
+    names = ["Anger", "DISGUSTED", "fearful", "Happiness", "neutral", "5_sadness", "surprised"]
+    files = {f"{name}/{i}.png": encode(noise(1, i)[0]) for name in [*names, "contempt"] for i in range(3)}
+    data = read(tmp_path, files)
+    total = np.sum([list(part.counts.values()) for part in data.parts.values()], 0)
+    assert total.tolist() == [3] * 7
+    assert any("contempt" in note and "3 images" in note for note in data.notes)
+
+
+# ---- the CSVs
+
+
+def csv_text(rows, header="emotion,pixels,Usage"):
+    return "\n".join([header, *rows]) + "\n"
+
+
+def csv_row(image, emotion, usage, order="{emotion},{pixels},{usage}"):
+    return order.format(emotion=emotion, pixels=" ".join(map(str, image.ravel())), usage=usage)
+
+
+def csv_rows(n=2, order="{emotion},{pixels},{usage}"):
+    "n rows for each class and part, and the images and labels they hold."
+    kinds = [(k, part) for part in PARTS for k in range(7) for _ in range(n)]
+    images = noise(len(kinds), seed=5)
+    return [csv_row(a, k, part, order) for a, (k, part) in zip(images, kinds, strict=True)], images, kinds
+
+
+FORMS = {
+    "fer2013.csv": ("emotion,pixels,Usage", "{emotion},{pixels},{usage}"),
+    "icml_face_data.csv": ("emotion, Usage, pixels", "{emotion},{usage},{pixels}"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("container", [None, *CONTAINERS])
+def test_csv(tmp_path, form, container):
+    header, order = FORMS[form]
+    rows, images, kinds = csv_rows(order=order)
+    text = csv_text(rows, header).encode()
+    if container:
+        data = read(tmp_path, {f"fer2013/{form}": text, "fer2013/README": b"", "fer2013/fer2013.bib": b""}, container)
+    else:
+        (tmp_path / form).write_bytes(text)
+        data = load(tmp_path / form, cache=False)
+    found = np.concatenate([part.images for part in data.parts.values()])
+    labels = np.concatenate([part.labels for part in data.parts.values()])
+    assert (found == images).all() and [EMOTIONS[i] for i in labels] == [CSV_ORDER[k] for k, _ in kinds]
+    assert {name: len(part) for name, part in data.parts.items()} == dict.fromkeys(PARTS, 14) and not data.faults
+    assert data["Training"].names[0].endswith(f"{form}:2")
+
+
+def test_windows_csv_with_byte_order_mark_and_quotes(tmp_path):
+    rows, *_ = csv_rows(order='{emotion},"{pixels}",{usage}')
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf" + csv_text(rows).replace("\n", "\r\n").encode())
+    data = load(tmp_path / "a.csv", cache=False)
+    assert sum(map(len, data.parts.values())) == 42 and not data.faults
+
+
+BAD_ROWS = {
+    "too few pixels": (lambda a: csv_row(a[:47], 3, "Training"), "2,256 pixels"),
+    "too many pixels": (lambda a: csv_row(np.vstack([a, a]), 3, "Training"), "4,608 pixels"),
+    "over 255": (lambda a: csv_row(a.astype(int) + 1 + 255, 3, "Training"), "outside 0 to 255"),
+    "huge number": (lambda a: csv_row(np.full(2304, 10**30, object), 3, "Training"), "outside 0 to 255"),
+    "below 0": (lambda a: csv_row(a.astype(int) - 300, 3, "Training"), "outside 0 to 255"),
+    "no number": (lambda a: "3," + "x " * 2304 + ",Training", "not a whole number"),
+    "a fraction": (lambda a: "3," + "1.5 " * 2304 + ",Training", "not a whole number"),
+    "not a number": (lambda a: "3," + "nan " * 2304 + ",Training", "not a whole number"),
+    "no pixels": (lambda a: "3,,Training", "0 pixels"),
+    "unknown emotion": (lambda a: csv_row(a, 7, "Training"), "unknown emotion '7'"),
+    "no emotion": (lambda a: csv_row(a, "", "Training"), "unknown emotion ''"),
+    "negative emotion": (lambda a: csv_row(a, -1, "Training"), "unknown emotion '-1'"),
+    "unknown Usage": (lambda a: csv_row(a, 3, "Holdout"), "unknown Usage 'Holdout'"),
+    "half a row": (lambda a: "3", "not a complete row"),
+    "a binary row": (lambda a: "\x01\x02\ufffd\x7f", "not a complete row"),
+    "an endless field": (lambda a: "3," + "1 " * 200_000 + ",Training", ""),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_bad_csv_row_is_named_and_skipped(tmp_path, case):
+    make, says = BAD_ROWS[case]
+    rows, *_ = csv_rows()
+    rows.insert(5, make(noise(1)[0]))
+    (tmp_path / "fer2013.csv").write_text(csv_text(rows), encoding="utf-8")
+    data = load(tmp_path / "fer2013.csv", cache=False)
+    assert sum(map(len, data.parts.values())) == 42
+    (fault,) = data.faults
+    assert fault.name == "fer2013.csv:7" and says in fault.problem and fault.action == "skipped"
+
+
+def test_csv_contempt_is_left_out_and_said(tmp_path):
+    rows, *_ = csv_rows()
+    (tmp_path / "a.csv").write_text(csv_text([*rows, csv_row(noise(1)[0], "contempt", "Training")]))
+    data = load(tmp_path / "a.csv", cache=False)
+    assert sum(map(len, data.parts.values())) == 42 and "1 row left out" in data.notes[0] and not data.faults
+
+
+def test_csv_without_usage_is_all_training(tmp_path):
+    rows = [csv_row(a, i % 7, "", "{emotion},{pixels}") for i, a in enumerate(noise(70))]
+    (tmp_path / "train.csv").write_text(csv_text(rows, "emotion,pixels"))
+    data = load(tmp_path / "train.csv", cache=False)
+    assert [len(part) for part in data.parts.values()] == [63, 7]
+
+
+# ---- FER+ votes
+
+VOTES = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+
+
+def vote_files(tmp_path, change=None):
+    "A CSV and votes that belong to it; `change` replaces rows of the votes."
+    rows, _, kinds = csv_rows()
+    votes = [f"{part},fer{i:07}.png,0,8,2,0,0,0,0,0,0,0" for i, (_, part) in enumerate(kinds)]
+    for i, text in (change or {}).items():
+        votes[i] = text
+    (tmp_path / "fer2013.csv").write_text(csv_text(rows))
+    (tmp_path / "fer2013new.csv").write_text(csv_text(votes, VOTES))
+    return tmp_path / "fer2013.csv", tmp_path / "fer2013new.csv"
+
+
+def test_votes_become_soft_labels(tmp_path):
+    change = {
+        0: "Training,,0,0,0,0,0,0,0,0,0,10",  # dropped by its makers
+        1: "Training,fer1.png,0,3,0,0,0,0,0,2,3,2",  # the seven outvoted
+        2: "Training,fer2.png,1,0,0,5,0,0,0,2,2,0",  # 6 of 10 for the seven
+    }
+    path, votes = vote_files(tmp_path, change)
+    data = load(path, votes=votes)
+    train = data["Training"]
+    assert len(train) == 12 and train.soft.shape == (12, 7) and train.soft.dtype == np.float32
+    assert np.allclose(train.soft.sum(1), 1)
+    expected = dict.fromkeys(EMOTIONS, 0.0) | {"neutral": 1 / 6, "sad": 5 / 6}
+    assert train.names[0] == "fer2013.csv:4" and np.allclose(train.soft[0], list(expected.values()))
+    assert EMOTIONS[train.labels[0]] == "disgust"  # FER2013's own label stays
+    assert "1 rows dropped by FER+, 1 without" in data.notes[0]
+    again = load(path, votes=votes)  # from the cache
+    assert again.fingerprint == data.fingerprint and (again["Training"].soft == train.soft).all()
+    plain = load(path)
+    assert plain["Training"].soft is None and plain.fingerprint != data.fingerprint
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        (None, "do not belong"),  # one row less
+        ("PublicTest,fer0.png,0,8,2,0,0,0,0,0,0,0", "do not belong"),  # another Usage
+        ("Training,fer0.png,0,many,2,0,0,0,0,0,0,0", "fer2013new.csv:2"),
+        ("Training,fer0.png,0,-8,2,0,0,0,0,0,0,0", "fer2013new.csv:2"),
+        ("Training,fer0.png", "fer2013new.csv:2"),
+    ],
+)
+def test_votes_that_do_not_fit(tmp_path, text, says):
+    path, votes = vote_files(tmp_path, {0: text} if text else None)
+    if text is None:
+        votes.write_text("\n".join(votes.read_text().splitlines()[:-1]))
+    with pytest.raises(DataError, match=says):
+        load(path, votes=votes)
+
+
+def test_votes_need_the_csv(tmp_path):
+    path, votes = vote_files(tmp_path)
+    with pytest.raises(DataError, match=r"rows of fer2013\.csv"):
+        load(write(tmp_path / "a.zip", kaggle()), votes=votes)
+    with pytest.raises(DataError, match=r"is not a row of FER\+ votes"):
+        load(path, votes=path)
+    with pytest.raises(DataError, match="There is no file"):
+        load(path, votes=tmp_path / "nowhere.csv")
+    with pytest.raises(DataError, match="alone are no data set"):
+        load(None, votes=votes)
+    votes.write_text("")
+    with pytest.raises(DataError, match="do not belong"):
+        load(path, votes=votes)
+
+
+# ---- images with something wrong
+
+RAMP = np.tile(np.linspace(0, 255, 48).astype(np.uint8), (48, 1))
+
+
+def pixel_bomb():
+    "A PNG of 200 megapixels in 25 kB or so."
+    return encode(Image.new("1", (20_000, 10_000)))
+
+
+BAD_IMAGES = {
+    "truncated PNG": (lambda: encode(noise(1)[0])[:-900], "truncated"),
+    "truncated JPEG": (lambda: encode(noise(1)[0], "JPEG")[:-300], "runcated"),
+    "text": (lambda: b"this is a text", "neither JPEG nor PNG"),
+    "HTML": (lambda: b"<!DOCTYPE html><html></html>", "neither JPEG nor PNG"),
+    "empty": (lambda: b"", "neither JPEG nor PNG"),
+    "GIF": (lambda: encode(RAMP, "GIF"), "neither JPEG nor PNG"),
+    "200 megapixels": (pixel_bomb, "too many pixels"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_IMAGES)
+@pytest.mark.parametrize("container", ["a.zip", "a.tar.gz", "a_folder"])
+def test_bad_image_is_named_and_skipped(tmp_path, case, container):
+    make, says = BAD_IMAGES[case]
+    data = read(tmp_path, kaggle() | {"train/sad/Training_bad.png": make()}, container)
+    assert len(data["Training"]) == 21
+    (fault,) = data.faults
+    assert fault.name == "train/sad/Training_bad.png" and says in fault.problem and fault.action == "skipped"
+
+
+COLOR = np.dstack([RAMP] * 3)
+CONVERTED = {
+    "colour PNG": (lambda: encode(COLOR), ["made 8-bit gray"]),
+    "colour JPEG": (lambda: encode(COLOR, "JPEG", quality=95), ["made 8-bit gray"]),
+    "palette": (lambda: encode(Image.fromarray(COLOR).quantize(256)), ["made 8-bit gray"]),
+    "CMYK": (lambda: encode(Image.fromarray(COLOR).convert("CMYK"), "JPEG", quality=95), ["made 8-bit gray"]),
+    "16 bit": (lambda: encode(RAMP.astype(np.uint16) * 257), ["made 8-bit gray"]),
+    "alpha": (lambda: encode(np.dstack([COLOR * 0, 255 - RAMP])), ["made 8-bit gray"]),
+    "gray and alpha": (lambda: encode(Image.fromarray(np.dstack([RAMP * 0, 255 - RAMP]), "LA")), ["made 8-bit gray"]),
+    "enlarged": (lambda: encode(RAMP.repeat(4, 0).repeat(4, 1)), ["resized to 48×48"]),
+    "wide": (lambda: encode(np.pad(RAMP, ((0, 0), (30, 30)))), ["resized to 48×48"]),
+    "enlarged colour": (lambda: encode(COLOR.repeat(4, 0).repeat(4, 1)), ["made 8-bit gray", "resized to 48×48"]),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("case", CONVERTED)
+def test_other_images_are_converted_and_counted(tmp_path, case):
+    make, done = CONVERTED[case]
+    data = read(tmp_path, kaggle() | {"train/sad/Training_odd.png": make()})
+    assert data.converted == dict.fromkeys(done, 1) and not data.faults
+    train = data["Training"]
+    seen = train.images[list(train.names).index("train/sad/Training_odd.png")]
+    assert np.abs(seen.astype(int) - RAMP).max() <= 12 and np.abs(seen.astype(int) - RAMP).mean() < 3
+
+
+def test_shrinking_is_antialiased():
+    stripes = np.zeros((480, 480), np.uint8)
+    stripes[:, ::2] = 255  # finer than the 48 pixels can show: must become gray
+    assert np.abs(fer.decode(encode(stripes))[0].astype(int) - 127).max() <= 8
+
+
+def test_turned_by_exif():
+    photo = Image.fromarray(COLOR)
+    exif = photo.getexif()
+    exif[0x112] = 3  # upside down
+    assert np.abs(fer.decode(encode(photo, "JPEG", exif=exif, quality=95))[0].astype(int) - RAMP[:, ::-1]).max() < 12
+
+
+def test_oversized_file_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(fer, "MAX_IMAGE", 4000)
+    data = read(tmp_path, kaggle() | {"train/sad/Training_big.png": b"x" * 5000})
+    assert data.faults[0].name == "train/sad/Training_big.png" and len(data["Training"]) == 21
+
+
+def test_unknown_folder_and_empty_class(tmp_path):
+    files = {name: blob for name, blob in kaggle().items() if not name.startswith("train/disgust")}
+    files |= {f"train/bored/Training_{i}.png": b"" for i in range(5)} | {"loose.png": b""}
+    faults = {f.name: f for f in read(tmp_path, files).faults}
+    assert "5 images" in faults["folder 'train/bored'"].problem and "top folder" in str(list(faults))
+    assert faults["Training, disgust"].problem == "has no image" and len(faults) == 3
+
+
+def test_names_are_made_printable(tmp_path):
+    faults = read(tmp_path, kaggle() | {"train/\x1b[31mred\n/1.png": b"", "train/sad/\x07.png": b""}).faults
+    assert all(f.name.isprintable() for f in faults) and len(faults) == 2
+
+
+# ---- archives with something wrong
+
+
+@pytest.mark.parametrize("container", ["a.zip", "a.tar.gz", "a.tar"])
+@pytest.mark.parametrize("name", ["../x.png", "train/../../x.png", "/tmp/x.png", "C:/x.png", "..\\x.png"])
+def test_path_that_climbs_out(tmp_path, container, name):
+    with pytest.raises(DataError, match="climbs out"):
+        read(tmp_path, kaggle() | {name: b"x"}, container)
+    assert {p.name for p in tmp_path.iterdir()} == {container}
+
+
+@pytest.mark.parametrize("container", ["a.zip", "a.tar.gz"])
+def test_bombs(tmp_path, container, monkeypatch):
+    bomb = b"0" * (120 * 2**20)
+    start = time.perf_counter()
+    with pytest.raises(DataError, match="Do not trust"):
+        read(tmp_path, {"train/sad/1.png": bomb}, container)
+    assert time.perf_counter() - start < 10
+    monkeypatch.setattr(fer, "MAX_MEMBERS", 20)
+    with pytest.raises(DataError, match="more than 20 files"):
+        read(tmp_path, kaggle(), "b" + container)
+
+
+def test_tar_with_an_endless_header(tmp_path):
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as t:
+        info = tarfile.TarInfo("train/sad/1.png")
+        info.pax_headers = {"comment": "x" * (100 * 2**20)}
+        t.addfile(info)
+    with pytest.raises(DataError, match="absurdly long header"):
+        load(tmp_path / "a.tar.gz")
+
+
+def test_links_and_pipes_are_passed_over(tmp_path):
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(encode(RAMP))
+    path = write(tmp_path / "a.tar", kaggle())
+    with tarfile.open(path, "a") as t:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE):
+            info = tarfile.TarInfo(f"train/sad/{kind}.png")
+            info.type, info.linkname = kind, str(secret)
+            t.addfile(info)
+    assert len(load(path)["Training"]) == 21
+    folder = write(tmp_path / "a_folder", kaggle())
+    os.mkfifo(folder / "train/sad/pipe.png")
+    (folder / "train/sad/gone.png").symlink_to(folder / "nowhere.png")
+    assert len(load(folder)["Training"]) == 21
+
+
+def patched(path, signature, offset, value):
+    "Set two bytes after every occurrence of a zip header's signature."
+    blob = bytearray(path.read_bytes())
+    at = blob.find(signature)
+    while at >= 0:
+        blob[at + offset : at + offset + 2] = value.to_bytes(2, "little")
+        at = blob.find(signature, at + 4)
+    path.write_bytes(blob)
+    return path
+
+
+def test_encrypted_zip(tmp_path):
+    with pytest.raises(DataError, match="encrypted"):
+        load(patched(write(tmp_path / "a.zip", kaggle()), b"PK\x01\x02", 8, 1))
+
+
+def test_unknown_compression(tmp_path):
+    with pytest.raises(DataError, match="no usable face"):
+        load(patched(write(tmp_path / "a.zip", kaggle()), b"PK\x01\x02", 10, 99))
+
+
+def test_one_damaged_member_is_skipped(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as z:
+        for name, blob in kaggle().items():
+            z.writestr(name, blob)
+    blob = bytearray(path.read_bytes())
+    at = blob.find(b"IDAT")
+    blob[at + 100 : at + 110] = bytes(10)
+    path.write_bytes(blob)
+    data = load(path)
+    assert len(data["Training"]) == 20 and "CRC" in data.faults[0].problem
+
+
+@pytest.mark.parametrize("container", ["a.zip", "a.tar.gz", "a.tar"])
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.7, 0.99])
+def test_half_a_download(tmp_path, container, share):
+    path = write(tmp_path / container, kaggle())
+    blob = path.read_bytes()
+    path.write_bytes(blob[: int(share * len(blob))])
+    with pytest.raises(DataError, match="download"):
+        load(path)
+    assert [p.name for p in tmp_path.iterdir()] == [container]
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz", "a.tar", "a.tgz"])
+@pytest.mark.parametrize("blob", [b"", b"<html>Please log in</html>", b"\x00" * 2000])
+def test_no_archive_at_all(tmp_path, name, blob):
+    (tmp_path / name).write_bytes(blob)
+    with pytest.raises(DataError, match="no zip or tar archive"):
+        load(tmp_path / name)
+
+
+def test_missing_and_faceless_sources(tmp_path):
+    with pytest.raises(DataError, match=r"There is no file or folder .*nowhere"):
+        load(tmp_path / "nowhere.zip")
+    for container in CONTAINERS:
+        with pytest.raises(DataError, match="has no faces"):
+            read(tmp_path, {"readme/x.txt": b"hello"}, container)
+    with pytest.raises(DataError, match=r"first fault: .*bored"):
+        read(tmp_path, {"train/bored/1.png": encode(RAMP)}, "b.zip")
+    with pytest.raises(DataError, match=r"unpack that"):
+        read(tmp_path, {"fer2013.tar.gz": b"x", "test.csv": b"pixels\n1 2 3\n"}, "c.zip")
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(DataError, match="has no faces"):
+        load(tmp_path / "notes.txt")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")
+def test_unreadable_source(tmp_path):
+    path = write(tmp_path / "a.zip", kaggle())
+    path.chmod(0)
+    with pytest.raises(DataError, match="permissions"):
+        load(path)
+
+
+def test_the_environment_names_the_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("FER2013", str(write(tmp_path / "a.zip", kaggle())))
+    assert load_data(progress=False).source == "a.zip"
+    monkeypatch.setenv("FER2013", "")
+    monkeypatch.setattr(fer, "drawn_data", lambda: "drawn")
+    assert load_data() == "drawn"
+
+
+# ---- the cache
+
+
+def caches(folder):
+    return sorted(p.name for p in folder.rglob("*.npz"))
+
+
+@pytest.mark.parametrize("container", ["a.zip", "a_folder"])
+def test_cache_lies_beside_and_follows_the_source(tmp_path, container, monkeypatch):
+    path = write(tmp_path / container, kaggle())
+    data = load(path)
+    (name,) = caches(tmp_path)
+    assert (tmp_path / name).exists() and name.startswith(container)
+    monkeypatch.setattr(fer, "read_source", lambda *a: pytest.fail("did not use the cache"))
+    again = load(path)
+    assert (again.fingerprint, again.source) == (data.fingerprint, data.source)
+    assert all((again[p].images == data[p].images).all() and list(again[p].names) == list(data[p].names) for p in PARTS)
+    monkeypatch.undo()
+    write(path, kaggle() | {"train/sad/Training_new.png": encode(RAMP)})
+    assert len(load(path)["Training"]) == 22 and len(caches(tmp_path)) == 2
+
+
+def test_changed_content_of_the_same_size_and_time(tmp_path):
+    path = write(tmp_path / "a.tar", kaggle())
+    first, stat = load(path), path.stat()
+    write(path, {n: encode(noise(1, seed=i)[0]) for i, n in enumerate(kaggle())})
+    path.write_bytes(path.read_bytes()[: stat.st_size].ljust(stat.st_size, b"\0"))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert load(path).fingerprint != first.fingerprint
+
+
+def test_faults_survive_the_cache(tmp_path):
+    odd = {"train/sad/bad.png": b"", "contempt/1.png": encode(RAMP), "train/sad/colour.png": encode(COLOR)}
+    path = write(tmp_path / "a.zip", kaggle() | odd)
+    data, again = load(path), load(path)
+    assert data.faults and data.notes and data.converted
+    assert (again.faults, again.notes, again.converted) == (data.faults, data.notes, data.converted)
+
+
+def test_damaged_caches_are_read_anew(tmp_path):
+    path = write(tmp_path / "a.zip", kaggle())
+    data = load(path)
+    cache = tmp_path / caches(tmp_path)[0]
+    good = cache.read_bytes()
+    flipped = bytearray(good)
+    flipped[len(good) // 2] ^= 255
+    pickled = io.BytesIO()
+    np.savez(pickled, about=np.array([{"source": "evil"}], object))
+    for bad in (b"", b"PK", good[: len(good) // 2], good[:-10], bytes(flipped), pickled.getvalue()):
+        cache.write_bytes(bad)
+        assert load(path).fingerprint == data.fingerprint
+        assert cache.read_bytes() != bad  # and replaced
+
+
+def test_read_only_folders(tmp_path, monkeypatch):
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    path = write(folder / "a.zip", kaggle())
+    folder.chmod(0o555)
+    try:
+        load(path)
+        assert not caches(folder) and len(caches(tmp_path / "user_cache")) == 1
+        (tmp_path / "a_file").write_text("")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a_file"))  # no folder can be made there
+        data = load(path)
+        assert len(data["Training"]) == 21 and "cache" in data.notes[-1]
+    finally:
+        folder.chmod(0o755)
+
+
+def test_no_cache_on_demand(tmp_path):
+    load(write(tmp_path / "a.zip", kaggle()), cache=False)
+    assert not caches(tmp_path)
+
+
+# ---- the report
+
+
+def photographs(n=400, seed=0):
+    "Noise with the contrast, range and sharpness of FER2013's faces."
+    rng = np.random.default_rng(seed)
+    f = np.hypot(*np.meshgrid(np.fft.fftfreq(48), np.fft.fftfreq(48)))
+    f[0, 0] = 1
+    waves = np.fft.fft2(rng.standard_normal((n, 48, 48))) / f**1.5
+    waves[:, 0, 0] = 0
+    x = np.fft.ifft2(waves).real
+    x = np.tanh(x / x.std((1, 2), keepdims=True))
+    reach = rng.normal(90, 38, (n, 1, 1)).clip(30) / np.abs(x).max((1, 2), keepdims=True)
+    return (128 + reach * x).clip(0, 255).round().astype(np.uint8)
+
+
+def changed(images, change):
+    return np.stack([np.asarray(change(Image.fromarray(a))) for a in images])
+
+
+COPIES = {
+    "like the genuine FER2013": lambda im: im,
+    "histogram-equalised": ImageOps.equalize,
+    "blurred": lambda im: im.filter(ImageFilter.GaussianBlur(0.6)),
+    "histogram-equalised and blurred": lambda im: ImageOps.equalize(im.filter(ImageFilter.GaussianBlur(1))),
+    "enlarged": lambda im: im.resize((96, 96), Image.Resampling.BICUBIC),
+}
+
+
+@pytest.mark.parametrize("says", COPIES)
+def test_changed_copies_are_told_from_genuine_ones(tmp_path, says):
+    images = changed(photographs(), COPIES[says])
+    files = {f"{EMOTIONS[i % 7]}/{i}.png": encode(a) for i, a in enumerate(images)}
+    assert report(read(tmp_path, files)).verdict.startswith(says)
+
+
+def test_report_counts_copies_and_blanks(tmp_path):
+    a, b, c, d = photographs(4)
+    sign = np.full((48, 48), 255, np.uint8)
+    sign[:8, :30] = 0
+    train = Part(np.stack([a, a, b, c, sign]), np.array([0, 0, 3, 4, 1]), np.array([*"12345"]))
+    test = Part(np.stack([a, b, d, np.zeros((48, 48), np.uint8)]), np.array([0, 4, 5, 6]), np.array([*"6789"]))
+    r = report(FaceData("x", {"Training": train, "PublicTest": test}))
+    assert (r.distinct, r.copied, r.disputed) == (6, 2, 1)
+    assert r.copies_within == {"Training": 1, "PublicTest": 0} and r.copies_across == {"PublicTest in Training": 2}
+    assert r.blank == ["PublicTest: 9"] and r.nearly_blank == ["Training: 5"]
+    assert r.imbalance["Training"] == 2 and r.counts["Training"]["angry"] == 2
+    assert json.loads(json.dumps(r.to_dict())) == r.to_dict()
+
+
+def test_report_prints_a_table(tmp_path):
+    files = kaggle() | {f"train/sad/Training_bad{i}.png": b"" for i in range(30)}
+    text = str(report(read(tmp_path, files)))
+    assert all(e in text for e in EMOTIONS) and all(p in text for p in PARTS)
+    assert "30 faults" in text and "and 18 more" in text and max(map(len, text.splitlines())) <= 140
+
+
+def test_report_of_blank_images_only(tmp_path):
+    data = read(tmp_path, {f"sad/{i}.png": encode(np.full((48, 48), i, np.uint8)) for i in range(9)})
+    assert report(data).verdict == "blank" and "blank" in str(report(data))
+
+
+def test_report_of_drawn_faces():
+    r = report(fer.drawn_data(140))
+    assert r.verdict == "drawn" and "say nothing about people" in str(r) and not r.blank
+
+
+# ---- FER2013 itself
+
+
+@needs_fer2013
+def test_fer2013_itself(monkeypatch):
+    data = load(REAL)
+    if data["Training"].counts != dict(zip(EMOTIONS, fer.FER2013_TRAINING, strict=True)):
+        pytest.skip("FER2013 names another data set")
+    assert list(data["PublicTest"].counts.values()) == [467, 56, 496, 895, 607, 653, 415]
+    assert not data.faults and not data.converted
+    r = report(data)
+    assert r.copies_across["PublicTest in Training"] == 280 and "genuine" in r.verdict
+    if "PrivateTest" in data:
+        assert list(data["PrivateTest"].counts.values()) == [491, 55, 528, 879, 626, 594, 416]
+        assert (r.distinct, r.copied, r.disputed, r.copies_across["PrivateTest in Training"]) == (34034, 1516, 57, 288)
+
+
+@needs_fer2013
+def test_the_cache_of_fer2013_is_quick(monkeypatch):
+    monkeypatch.undo()  # the user's own cache
+    load(REAL)
+    start = time.perf_counter()
+    load(REAL)
+    assert time.perf_counter() - start < 1
