@@ -44,7 +44,7 @@ lab: .venv/.dev
 	@PATH=$$PWD/$(BIN):$$PATH $(BIN)/jupyter lab nbs
 
 readme: .venv/.dev
-	@$(BIN)/jupyter nbconvert --to markdown --log-level WARN --output-dir . --output README nbs/index.ipynb
+	@$(BIN)/jupyter nbconvert --to markdown --log-level WARN --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=remove_input --output-dir . --output README nbs/index.ipynb
 
 # one thread a notebook: two that share the cores with several threads each would wait for one another
 test: export OMP_NUM_THREADS = 1

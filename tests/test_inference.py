@@ -1,0 +1,322 @@
+"""Bad and odd pictures and models, from the outside: every one ends in an answer or in one of our errors."""
+
+import io
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fer_nb.core import EMOTIONS, ImageError, ModelError, default_model, models_dir
+from fer_nb.data import draw_face
+from fer_nb.faces import find_faces, load_image
+from fer_nb.inference import EmotionRecognizer
+
+
+@pytest.fixture(scope="module")
+def recognizer():
+    return EmotionRecognizer()
+
+
+@pytest.fixture(scope="module")
+def portrait():
+    "A drawn person in colour mode, 400 x 400."
+    return draw_face("happy", seed=4, size=400, zoom=0.6).convert("RGB")
+
+
+def png(image, **how):
+    file = io.BytesIO()
+    image.save(file, "PNG", **how)
+    return file.getvalue()
+
+
+# --- pictures that are odd, and still show a face -------------------------------------------------
+
+
+def deep(image):
+    return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+
+
+def see_through(image):
+    alpha = Image.new("L", image.size, 255)
+    alpha.paste(0, (0, 0, 60, 60))
+    image = image.copy()
+    image.putalpha(alpha)
+    return image
+
+
+def sideways(image):
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned clockwise before it is looked at
+    return image.transpose(Image.Transpose.ROTATE_90), {"exif": exif}
+
+
+ODD = {
+    "gray.png": lambda im: im.convert("L"),
+    "sixteen_bit.png": deep,
+    "sixteen_bit.tif": deep,
+    "float.tif": lambda im: Image.fromarray(np.asarray(im.convert("L")) / np.float32(255)),
+    "palette.png": lambda im: im.convert("P"),
+    "palette.gif": lambda im: im.convert("P"),
+    "alpha.png": see_through,
+    "alpha.webp": see_through,
+    "gray_alpha.png": lambda im: see_through(im).convert("LA"),
+    "cmyk.jpg": lambda im: im.convert("CMYK"),
+    "cmyk.tif": lambda im: im.convert("CMYK"),
+    "animated.gif": lambda im: (im, {"save_all": True, "append_images": [Image.new("RGB", im.size)] * 3}),
+    "animated.webp": lambda im: (im, {"save_all": True, "append_images": [Image.new("RGB", im.size)] * 3}),
+    "sideways.jpg": sideways,
+    "sideways.png": sideways,
+    "small.bmp": lambda im: im.resize((120, 120)),
+    "upper.JPEG": lambda im: im,
+    "wrong_ending.jpg": None,
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_pictures_show_their_face(name, tmp_path, portrait, recognizer):
+    path = tmp_path / name
+    if name == "wrong_ending.jpg":
+        path.write_bytes(png(portrait))
+    else:
+        made = ODD[name](portrait)
+        image, how = made if isinstance(made, tuple) else (made, {})
+        image.save(path, **how)
+    result = recognizer(path)
+    assert len(result.faces) == 1
+    x, _, w, _ = result.faces[0].box
+    assert abs(x + w / 2 - result.size[0] / 2) < result.size[0] / 6  # upright, the drawn head is in the middle
+    assert abs(sum(result.faces[0].probabilities.values()) - 1) < 1e-4
+
+
+def test_deep_gray_is_scaled_and_not_clipped(portrait):
+    shallow, scaled = (load_image(png(image)).astype(int) for image in (portrait.convert("L"), deep(portrait)))
+    assert np.abs(shallow - scaled).max() <= 1
+
+
+def test_one_bit_is_black_and_white(portrait):
+    assert set(np.unique(load_image(png(portrait.convert("1"))))) == {0, 255}
+
+
+def test_transparent_is_white(portrait):
+    assert (load_image(png(see_through(portrait)))[:50, :50] == 255).all()
+
+
+def test_the_camera_s_orientation_is_followed(portrait, tmp_path):
+    image, how = sideways(portrait)
+    image.save(tmp_path / "a.png", **how)
+    assert (load_image(tmp_path / "a.png") == np.asarray(portrait)).all()
+
+
+def test_only_the_first_frame_counts(portrait, tmp_path):
+    portrait.save(tmp_path / "a.gif", save_all=True, append_images=[Image.new("RGB", portrait.size)])
+    assert load_image(tmp_path / "a.gif").mean() > 50
+
+
+# --- what is no picture ---------------------------------------------------------------------------
+
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
+BAD_FILES = {
+    "text.jpg": (b"dear diary, " * 99, "not a picture"),
+    "page.jpg": (b"<!doctype html><html></html>", "not a picture"),
+    "vector.svg": (SVG, "not a picture"),
+    "program.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "not a picture"),
+    "empty.png": (b"", "not a picture"),
+    "one_byte.png": (b"\x89", "not a picture"),
+    "only_a_header.png": (b"\x89PNG\r\n\x1a\n", "a"),
+    "nulls.jpg": (bytes(10_000), "not a picture"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_what_is_no_picture_is_said_so(name, tmp_path, recognizer):
+    content, word = BAD_FILES[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageError, match=word) as error:
+        recognizer(tmp_path / name)
+    assert name in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_cut_off_file_is_refused(format, share, portrait):
+    file = io.BytesIO()
+    portrait.save(file, format)
+    with pytest.raises(ImageError, match=r"damaged or cut off|not a picture"):
+        load_image(file.getvalue()[: int(share * len(file.getvalue()))])
+
+
+@pytest.mark.parametrize("size", [(20_000, 10_000), (8_001, 8_000), (200_000, 400)])
+def test_a_vast_picture_is_refused_by_its_header(size, tmp_path, recognizer):
+    path = tmp_path / "vast.png"
+    Image.new("1", size, 1).save(path)
+    start = time.perf_counter()
+    with pytest.raises(ImageError, match="larger than 64 million pixels"):
+        recognizer(path)
+    assert time.perf_counter() - start < 0.5
+
+
+def test_there_is_no_such_file(tmp_path, recognizer):
+    wrong = ((tmp_path / "none.jpg", "no file"), (tmp_path, "is a folder"), ("a\0b", "no file"), (42, "int"))
+    for source, word in wrong:
+        with pytest.raises(ImageError, match=word):
+            recognizer(source)
+
+
+BAD_ARRAYS = {
+    "float": (np.zeros((9, 9, 3)), "float64.*uint8"),
+    "nan": (np.full((9, 9), np.nan), "float64.*uint8"),
+    "int": (np.zeros((9, 9, 3), int), "int64"),
+    "bool": (np.zeros((9, 9), bool), "bool"),
+    "words": (np.array([["a", "b"]]), "uint8"),
+    "empty": (np.zeros((0, 0, 3), np.uint8), r"\[0, 0, 3\]"),
+    "no columns": (np.zeros((9, 0), np.uint8), r"\[9, 0\]"),
+    "a row": (np.zeros(9, np.uint8), r"\[9\]"),
+    "channels first": (np.zeros((3, 9, 9), np.uint8), "channels first"),
+    "two channels": (np.zeros((9, 9, 2), np.uint8), r"\[9, 9, 2\]"),
+    "a batch": (np.zeros((2, 9, 9, 3), np.uint8), r"\[height, width, 3\]"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ARRAYS)
+def test_an_array_of_another_form_is_told_which_is_wanted(name, recognizer):
+    array, word = BAD_ARRAYS[name]
+    with pytest.raises(ImageError, match=word) as error:
+        recognizer(array)
+    assert "[height, width, 3]" in str(error.value)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (5, 5), (48, 48), (3000, 20)])
+def test_a_picture_without_a_face_is_an_answer(size, recognizer):
+    result = recognizer(Image.new("RGB", size, (90, 120, 200)))
+    assert result.faces == [] and "No face" in result.message == str(result)
+    assert result.to_dict()["faces"] == []
+    assert result.draw().width >= size[0]
+
+
+def test_views_of_arrays_are_read_as_they_are_seen(portrait, recognizer):
+    blue_first = np.asarray(portrait)[..., ::-1]  # a view with negative strides, as from OpenCV
+    same = recognizer(blue_first[..., ::-1]).to_dict()
+    assert same == recognizer(portrait).to_dict() == recognizer(np.asarray(portrait.convert("RGBA"))).to_dict()
+
+
+# --- drawing --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [60, 200, 900, 3000])
+def test_the_drawing_has_room_for_words(side, portrait, recognizer):
+    result = recognizer(portrait.resize((side, side)))
+    drawn = result.draw()
+    assert len(result.faces) == 1 and max(drawn.size) >= 480
+    before = np.asarray(Image.fromarray(result.image).resize(drawn.size, Image.Resampling.BICUBIC))
+    assert (np.asarray(drawn) != before).any(2).mean() > 0.01
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
+def tiny_model(path, metadata, inputs="faces"):
+    "A valid ONNX file that gives equal probabilities."
+    onnx = pytest.importorskip("onnx")
+    h = onnx.helper
+    given = h.make_tensor_value_info(inputs, onnx.TensorProto.UINT8, ["N", "H", "W"])
+    gives = h.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, ["N", 7])
+    constants = [
+        h.make_tensor("first", onnx.TensorProto.INT64, [1], [0]),
+        h.make_tensor("last", onnx.TensorProto.INT64, [1], [1]),
+        h.make_tensor("seven", onnx.TensorProto.INT64, [1], [7]),
+    ]
+    nodes = [
+        h.make_node("Shape", [inputs], ["shape"]),
+        h.make_node("Slice", ["shape", "first", "last"], ["n"]),
+        h.make_node("Concat", ["n", "seven"], ["wanted"], axis=0),
+        h.make_node(
+            "ConstantOfShape", ["wanted"], ["probabilities"],
+            value=h.make_tensor("value", onnx.TensorProto.FLOAT, [1], [1 / 7]),
+        ),
+    ]  # fmt: skip
+    model = h.make_model(
+        h.make_graph(nodes, "tiny", [given], [gives], constants), opset_imports=[h.make_opsetid("", 20)], ir_version=9
+    )
+    h.set_model_props(model, metadata)
+    onnx.save(model, path)
+    return path
+
+
+OURS = {"fer_nb": "0.1.0", "model": "custom_cnn", "classes": ",".join(EMOTIONS)}
+
+
+def test_a_model_below_its_threshold_is_not_sure(tmp_path, portrait):
+    unsure = EmotionRecognizer(tiny_model(tmp_path / "unsure.onnx", OURS | {"threshold": "0.5"}))(portrait)
+    sure = EmotionRecognizer(tiny_model(tmp_path / "sure.onnx", OURS))(portrait)
+    assert [face.sure for face in unsure.faces] == [False] and [face.sure for face in sure.faces] == [True]
+    assert "(not sure)" in str(unsure) and "(not sure)" not in str(sure)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08", b"hello", bytes(4096)])
+def test_a_file_that_is_no_model(content, tmp_path):
+    (tmp_path / "bad.onnx").write_bytes(content)
+    with pytest.raises(ModelError, match=r"bad\.onnx"):
+        EmotionRecognizer(tmp_path / "bad.onnx")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_cut_off_model(share, tmp_path):
+    content = (models_dir() / f"{default_model()}.onnx").read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ModelError, match=r"cut\.onnx is not a model, or it is cut off"):
+        EmotionRecognizer(tmp_path / "cut.onnx")
+
+
+def test_a_model_of_others(tmp_path):
+    others = (("a", {}, "faces"), ("b", OURS | {"classes": "cat,dog"}, "faces"), ("c", OURS, "input"))
+    for name, metadata, inputs in others:
+        with pytest.raises(ModelError, match="not a model of fer_nb"):
+            EmotionRecognizer(tiny_model(tmp_path / f"{name}.onnx", metadata, inputs))
+
+
+def test_a_model_that_is_not_there(tmp_path, monkeypatch):
+    for model, word in (("custom_cn", "Did you mean custom_cnn"), (tmp_path / "none.onnx", "no file")):
+        with pytest.raises(ModelError, match=word):
+            EmotionRecognizer(model)
+    monkeypatch.setenv("FER_NB_MODELS", str(tmp_path))
+    with pytest.raises(ModelError, match="fer-nb train"):
+        EmotionRecognizer()
+
+
+# --- living together ------------------------------------------------------------------------------
+
+
+def test_many_threads_get_what_one_gets(portrait, recognizer):
+    pictures = [portrait, portrait.resize((300, 300)), Image.new("RGB", (320, 240))]
+    alone, answers = [recognizer(p).to_dict() for p in pictures], {}
+
+    def work(i):
+        answers[i] = [recognizer(p).to_dict() for p in pictures]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert list(answers.values()) == [alone] * 6
+
+
+def test_a_face_of_one_s_own_size_is_found_as_small_as_wanted(portrait):
+    assert len(find_faces(portrait)) == 1 and find_faces(portrait, min_face=390) == []
+
+
+def test_nothing_is_printed_and_torch_stays_out():
+    code = """
+import sys
+from fer_nb.data import draw_face
+from fer_nb.inference import EmotionRecognizer
+assert len(EmotionRecognizer()(draw_face("happy", 4, 300, zoom=0.6)).faces) == 1
+heavy = {"torch", "fastai", "sklearn", "streamlit", "jax", "tensorflow"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
