@@ -118,6 +118,7 @@ def test_what_is_no_photo_and_what_has_no_face(page, photos):
 
 def test_a_snapshot(page):
     page.get_by_role("radio", name="Camera").click()
+    page.wait_for_function("(v => v && v.readyState >= 2 && v.videoWidth)(document.querySelector('video'))")  # it runs
     page.get_by_role("button", name="Take Photo").click()
     page.get_by_text("read on this machine").wait_for()
 
