@@ -42,7 +42,7 @@ def build(
     )
 
 # %% ../nbs/05_custom_cnn.ipynb #c6447ae3
-#: AdamW, one cycle, tempered class weights; two thirds of the epochs at 32 px, which cost a third
+#: AdamW, one cycle, tempered class weights; two thirds of the epochs at 32 px, which are cheaper
 RECIPE = Recipe(
     epochs=60, lr=3e-3, class_weight_power=0.5, label_smoothing=0.05, ema=0.998,
     zoom=0.1, shift=0.06, small_size=32, small_share=0.69,
