@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .data import SIZE
+
 # %% auto #0
-__all__ = ['FACE_SIZE', 'GRAY_STATS', 'IMAGENET_STATS', 'Preprocess', 'random_affine', 'random_erase', 'Augment']
+__all__ = ['GRAY_STATS', 'IMAGENET_STATS', 'Preprocess', 'random_affine', 'random_erase', 'Augment']
 
 # %% ../nbs/02_augmentation.ipynb #d8a9100c
-#: side of FER2013's own images, pixels
-FACE_SIZE = 48
-
 #: mean and standard deviation of gray input to networks trained from scratch, on a scale of 0–1
 GRAY_STATS = ((0.5,), (0.5,))
 
@@ -28,7 +27,7 @@ class Preprocess(nn.Module):
 
     def __init__(
         self,
-        size: int = FACE_SIZE,  # side of the network's square input, pixels
+        size: int = SIZE,  # side of the network's square input, pixels
         channels: int = 1,  # 1: gray, mean and std 0.5; 3: gray repeated, ImageNet statistics
     ):
         super().__init__()
@@ -50,8 +49,8 @@ class Preprocess(nn.Module):
     ) -> Tensor:  # float32 [N, C, size, size]
         "Reduce to 48 px as FER2013 did, enlarge to the network's size, normalise."
         x = images.unsqueeze(1).float() / 255
-        x = F.interpolate(x, (FACE_SIZE, FACE_SIZE), mode="bilinear", antialias=True)
-        if self.size != FACE_SIZE:
+        x = F.interpolate(x, (SIZE, SIZE), mode="bilinear", antialias=True)
+        if self.size != SIZE:
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
         return self.normalise(x)
 
@@ -98,7 +97,7 @@ class Augment(nn.Module):
 
     def __init__(
         self,
-        size: int = FACE_SIZE,  # side of the network's square input, pixels
+        size: int = SIZE,  # side of the network's square input, pixels
         channels: int = 1,  # 1 or 3, as in `Preprocess`
         flip: float = 0.5,  # probability of a mirror image
         rotation: float = 12.0,  # largest turn, degrees

@@ -1,0 +1,166 @@
+"""Training is stopped in every way it can be, and nothing is lost; several processes train as one."""
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from fer_nb.core import ModelError, RecipeError, TrainingError
+from fer_nb.data import drawn_data
+from fer_nb.training import load_torch, train
+
+HOW = dict(epochs=4, batch_size=16, size=24, small_size=0, ema=0.9, mixup=0.2, cutmix=0.5)
+server = multiprocessing.get_context("forkserver")
+server.set_forkserver_preload(["fer_nb.training"])
+
+
+def run(out, how):
+    "One training in a process of its own; goes on where the one before it was killed."
+    torch.set_num_threads(1)
+    train("custom_cnn", drawn_data(350), out=out, resume=True, log=lambda _: None, **how)
+
+
+def weights(out):
+    "What the best epoch and the last line of the log came to."
+    log = (out / "custom_cnn_log.csv").read_text().splitlines()
+    return load_torch(out / "best_custom_cnn.pth")["model_state_dict"], [line.split(",")[:-1] for line in log]
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "plateau"])
+def test_killed_at_random_moments_it_ends_with_the_same_bits(schedule, tmp_path):
+    how, chance, kills = HOW | dict(schedule=schedule, patience=1), random.Random(schedule), 0
+    nothing = server.Process(target=print)  # the server imports what the others need
+    nothing.start(), nothing.join()
+    start = time.monotonic()
+    undisturbed = server.Process(target=run, args=(tmp_path / "whole", how))
+    undisturbed.start(), undisturbed.join()
+    took = time.monotonic() - start
+    assert undisturbed.exitcode == 0
+    for _ in range(30):
+        process = server.Process(target=run, args=(tmp_path / "killed", how))
+        process.start()
+        process.join(chance.uniform(0.1, 0.6) * took if kills < 5 else None)
+        if process.exitcode is None:
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            kills += 1
+            for file in (tmp_path / "killed").glob("[!.]*.pth"):
+                load_torch(file)  # whatever lies there can be read
+        else:
+            assert process.exitcode == 0
+            break
+    assert kills >= 2
+    assert not list((tmp_path / "killed").glob(".*"))
+    (one, log), (other, log_again) = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(one[k], other[k]) for k in one)
+    assert log == log_again
+
+
+def full_disk(out):
+    "The state grows past what this process may write, as on a full disk."
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def after_two_epochs(line):
+        if "epoch   2/" in line:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+
+    try:
+        train("custom_cnn", drawn_data(350), out=out, log=after_two_epochs, **HOW)
+    except TrainingError as e:
+        (out / "said").write_text(str(e))
+
+
+def test_a_full_disk_keeps_the_last_good_state(tmp_path):
+    process = server.Process(target=full_disk, args=(tmp_path,))
+    process.start(), process.join()
+    said = (tmp_path / "said").read_text()
+    assert "Free some space" in said and "Epoch 2 is kept" in said
+    assert load_torch(tmp_path / "custom_cnn_state.pth")["epoch"] == 2
+    assert not list(tmp_path.glob(".*"))
+    lines = []
+    result = train("custom_cnn", drawn_data(350), out=tmp_path, resume=True, log=lines.append, **HOW)
+    assert "Going on after epoch 2 of 4." in lines and result.files[0].is_file()
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    lines = []
+    with pytest.raises(TrainingError, match="Cannot write"):
+        train("custom_cnn", drawn_data(70), out=tmp_path / "file", log=lines.append, **HOW)
+    assert not any("epoch" in line for line in lines)
+
+
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path):
+    command = [sys.executable, "-m", "fer_nb.cli", "train", "custom_cnn", "--out", tmp_path, "--epochs", "300",
+               "--batch-size", "16", "--size", "24", "--set", "small_size=0"]
+    main = "import sys; sys.argv[0] = 'fer-nb'; from fer_nb.cli import main; main()"
+    command[1:3] = ["-c", main]
+    environment = {k: v for k, v in os.environ.items() if k != "FER2013"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    while not (tmp_path / "custom_cnn_log.csv").exists() or len(
+            (tmp_path / "custom_cnn_log.csv").read_text().splitlines()) < 2:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Stopped." in out and "go on with --resume" in out
+    assert "Traceback" not in out + err
+    assert load_torch(tmp_path / "custom_cnn_state.pth")["epoch"] >= 1
+
+
+def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "run"),)
+
+    torch.save({"model_state_dict": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(ModelError, match="never run"):
+        train("resnet18", drawn_data(70), out=tmp_path, start=str(tmp_path / "evil.pth"), log=lambda _: None)
+    assert not (tmp_path / "run").exists()
+
+
+ONE_OF_TWO = """
+import json, sys, torch
+from fer_nb.data import drawn_data
+from fer_nb.training import train
+torch.set_num_threads(1)
+result = train("resnet18", drawn_data(140), out=sys.argv[1], start="none", size=32, channels=1, epochs=2, batch_size=20,
+               lr=1e-5, log=lambda _: None)  # at higher rates AdamW's first steps turn rounding into more than rounding
+print("first" if result else "other")
+"""
+
+
+def test_two_processes_train_as_one(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(ONE_OF_TWO)
+    plain = [sys.executable, str(script)]
+    # accelerate says multi_gpu for several processes of its own, GPUs or not
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", str(script)]
+    logs = []
+    for folder, command in (("one", plain), ("two", launch)):
+        answer = subprocess.run([*command, tmp_path / folder], capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stderr
+        logs.append([[float(v) for v in line.split(",")[:-1]]
+                     for line in (tmp_path / folder / "resnet18_log.csv").read_text().splitlines()[1:]])
+    assert sorted(answer.stdout.split()) == ["first", "other"]
+    names = (tmp_path / "one" / "resnet18_log.csv").read_text().splitlines()[0].split(",")
+    for one, two in zip(*logs, strict=True):
+        row = dict(zip(names, zip(one, two, strict=True), strict=False))
+        assert row["train_loss"][0] == pytest.approx(row["train_loss"][1], rel=1e-4), json.dumps(row)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(RecipeError, match="cannot be shared by 3 processes"):
+        train("custom_cnn", drawn_data(70), out=tmp_path, log=lambda _: None, **HOW)
