@@ -36,12 +36,12 @@ from .core import EMOTIONS, PARTS, DataError, write_beside
 __all__ = ['SIZE', 'ALIASES', 'LEFT_OUT', 'PART_FOLDERS', 'MAX_PIXELS', 'MAX_MEMBERS', 'MAX_TOTAL', 'MAX_RATIO', 'MAX_IMAGE',
            'CSV_ORDER', 'MAX_LINE', 'CACHE_FORMAT', 'ACTION_UNITS', 'EXPRESSIONS', 'IDENTITY', 'FER2013_TRAINING',
            'GET_IT', 'BLANK', 'FLAT', 'VERDICTS', 'Part', 'Fault', 'FaceData', 'letters', 'emotion_of', 'place',
-           'upright_gray', 'decode', 'File', 'harmless', 'limited', 'zip_files', 'tar_files', 'folder_files',
+           'shallow', 'as_seen', 'decode', 'File', 'harmless', 'limited', 'zip_files', 'tar_files', 'folder_files',
            'open_source', 'Face', 'printable', 'is_image', 'image_faces', 'csv_rows', 'has_pixels', 'csv_face',
            'parse_pixels', 'read_votes', 'csv_faces', 'gather', 'same_pixels', 'cut_validation', 'cache_name',
            'cache_folders', 'write_cache', 'read_cache', 'draw_face', 'draw_group', 'drawn_faces', 'drawn_data',
-           'read_source', 'nothing_found', 'complete', 'load_data', 'brightness', 'contrast', 'commonest', 'blank',
-           'stand_in', 'groups_of_copies', 'sharpness', 'full_range', 'figures', 'verdict', 'Report', 'report']
+           'read_source', 'nothing_found', 'complete', 'load_data', 'tta_views', 'brightness', 'contrast', 'commonest',
+           'blank', 'stand_in', 'groups_of_copies', 'sharpness', 'full_range', 'figures', 'verdict', 'Report', 'report']
 
 # %% ../nbs/01_data_exploration.ipynb #e0e7c8dc
 #: side of every image in this library's data sets, pixels
@@ -164,22 +164,32 @@ def place(
     return part, next((e for f in reversed(below) if (e := emotion_of(f))), None)
 
 # %% ../nbs/01_data_exploration.ipynb #ccde2e2d
-MAX_PIXELS = 50_000_000  # of an image; a small file can unfold into gigabytes
+MAX_PIXELS = 64_000_000  # of a picture, as the largest cameras make them; a small file can unfold into gigabytes
 
 
-def upright_gray(
-    image: Image.Image,  # of any mode
-) -> Image.Image:  # mode "L", 8 bit
-    "The image as people see it, without its colours."
+def shallow(
+    image: Image.Image,  # gray of more than 8 bits: mode I;16, I or F
+) -> Image.Image:  # mode L
+    "Deep gray scaled to 0-255 by the range its numbers are in: 0-1, 8 bits, 16 bits, or up to the brightest."
+    deep = np.nan_to_num(np.asarray(image, np.float64), posinf=0).clip(0)
+    ranges = {"F": (1, 255, 65535), "I": (255, 65535)}.get(image.mode, (65535,))
+    white = next((r for r in ranges if deep.max() <= r), deep.max())
+    return Image.fromarray((deep * (255 / white) + 0.5).astype(np.uint8))
+
+
+def as_seen(
+    image: Image.Image,  # as opened, of any mode
+) -> Image.Image:  # of 8 bits a channel, without transparency
+    "The picture as people see it: turned as its EXIF says, on white where it is transparent, no deeper than 8 bits."
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bit gray
-        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    if image.mode[0] in "IF":
+        image = shallow(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("L")
+    return image
 
-
+# %% ../nbs/01_data_exploration.ipynb #595eeda8
 def decode(
     blob: bytes,  # content of a JPEG or PNG file
 ) -> tuple[np.ndarray, list[str]]:  # uint8 [48, 48], and what had to be done
@@ -195,7 +205,7 @@ def decode(
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width}×{image.height} are too many pixels")
         if image.mode != "L":
-            image, done = upright_gray(image), ["made 8-bit gray"]
+            image, done = as_seen(image).convert("L"), ["made 8-bit gray"]
         if image.size != (SIZE, SIZE):
             image = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.LANCZOS)
             done.append(f"resized to {SIZE}×{SIZE}")
@@ -1131,6 +1141,15 @@ def load_data(
     else:
         data.notes += ["no place for a cache could be written to: the next reading takes as long"] * cache
     return data
+
+# %% ../nbs/01_data_exploration.ipynb #d80c4473
+def tta_views(
+    faces: np.ndarray,  # uint8 [N, H, W]
+) -> list[np.ndarray]:  # four of uint8 [N, H, W] or a little larger; the first is `faces`
+    "Fixed looks for test-time augmentation: as it is, and a 24th further out on each side, and both mirrored."
+    y, x = (round(side / 24) for side in faces.shape[1:])
+    wider = np.pad(faces, ((0, 0), (y, y), (x, x)), mode="reflect")
+    return [np.ascontiguousarray(view) for face in (faces, wider) for view in (face, face[:, :, ::-1])]
 
 # %% ../nbs/01_data_exploration.ipynb #be2dad8d
 def brightness(
