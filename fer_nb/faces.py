@@ -17,42 +17,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from .core import ImageError
+from .data import MAX_PIXELS, as_seen
 
 # %% auto #0
-__all__ = ['MAX_PIXELS', 'USABLE', 'Picture', 'SHORT_RANGE', 'FULL_RANGE', 'View', 'FRAME_SIDE', 'FRAME_SHIFT', 'shallow',
-           'upright_rgb', 'decoded', 'from_array', 'load_image', 'quiet', 'new_detector', 'borrowed', 'Face', 'detect',
-           'parts', 'shared', 'each_once', 'bordered', 'plausible', 'find_faces', 'frame', 'window', 'crop_face']
-
-# %% ../nbs/11_faces.ipynb #965e3204
-def shallow(
-    image: Image.Image,  # gray of more than 8 bits: mode I;16, I or F
-) -> Image.Image:  # mode L
-    "Deep gray scaled to 0-255 by the range its numbers are in: 0-1, 8 bits, 16 bits, or up to the brightest."
-    deep = np.nan_to_num(np.asarray(image, np.float64), posinf=0).clip(0)
-    ranges = {"F": (1, 255, 65535), "I": (255, 65535)}.get(image.mode, (65535,))
-    white = next((r for r in ranges if deep.max() <= r), deep.max())
-    return Image.fromarray((deep * (255 / white) + 0.5).astype(np.uint8))
-
-
-def upright_rgb(
-    image: Image.Image,  # as opened, of any mode
-) -> Image.Image:  # mode RGB
-    "The picture as people see it: turned as its EXIF says, on white where it is transparent, in 8-bit colour."
-    image = ImageOps.exif_transpose(image)
-    if image.mode[0] in "IF":
-        image = shallow(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+__all__ = ['USABLE', 'Picture', 'SHORT_RANGE', 'FULL_RANGE', 'View', 'FRAME_SIDE', 'FRAME_SHIFT', 'decoded', 'from_array',
+           'load_image', 'quiet', 'new_detector', 'borrowed', 'Face', 'detect', 'parts', 'shared', 'each_once',
+           'bordered', 'plausible', 'find_faces', 'frame', 'window', 'crop_face']
 
 # %% ../nbs/11_faces.ipynb #d20cea03
-#: the largest picture that is read, pixels; the largest cameras make 64 million of use
-MAX_PIXELS = 64_000_000
-
 USABLE = "Give a JPEG, PNG, WebP, GIF, BMP or TIFF picture (a phone's HEIC: saved as JPEG)"
 
 
@@ -70,7 +45,7 @@ def decoded(
                 raise Image.DecompressionBombError(f"{image.width}×{image.height} pixels")
             if not image.width * image.height or image.format == "EPS":  # EPS is a program, which Pillow would run
                 raise Image.UnidentifiedImageError
-            return np.asarray(upright_rgb(image))
+            return np.asarray(as_seen(image).convert("RGB"))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
         limit = f"{MAX_PIXELS // 10**6} million pixels"
         raise ImageError(f"{name} is larger than {limit}, which is more than is read. Give a smaller copy.") from e
@@ -101,7 +76,7 @@ def from_array(
         hint = "; this one has its channels first: image.transpose(1, 2, 0)" if first else ""
         raise ImageError(f"An array of shape {list(array.shape)} is not a picture. {wanted}{hint}.")
     if array.ndim == 2 or array.shape[2] == 4:
-        return np.asarray(upright_rgb(Image.fromarray(np.ascontiguousarray(array))))
+        return np.asarray(as_seen(Image.fromarray(np.ascontiguousarray(array))).convert("RGB"))
     return np.ascontiguousarray(array)
 
 

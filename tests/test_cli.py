@@ -1,17 +1,19 @@
 """The command line: what it prints, what it leaves, how it ends."""
 
+import csv
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from fer_nb import __version__
 from fer_nb.cli import app
-from fer_nb.core import EMOTIONS, MODELS, shipped_models
+from fer_nb.core import EMOTIONS, MODELS, models_dir, shipped_models
 from fer_nb.data import draw_face
 
 
@@ -54,7 +56,9 @@ def photos(tmp_path_factory):
 def test_help_names_every_command():
     result = fer_nb("--help")
     assert result.exit_code == 0
-    for command in ("data", "train", "predict", "app"):
+    for command in (
+        "data", "train", "recipe", "models", "evaluate", "export", "predict", "video", "app", "bench"
+    ):
         assert f" {command} " in result.output
         assert fer_nb(command, "--help").exit_code == 0
 
@@ -189,3 +193,163 @@ def test_predict_with_an_unknown_model(photos):
 def test_predict_without_any_model(photos, tmp_path, monkeypatch):
     monkeypatch.setenv("FER_NB_MODELS", str(tmp_path))
     assert str(tmp_path) in one_line(fer_nb("predict", photos / "face.png"))
+
+
+# models, recipe, bench
+
+
+def test_models_are_listed_with_what_their_files_say():
+    rows = json.loads(fer_nb("models", "--json").stdout)
+    assert [r["model"] for r in rows] == shipped_models()
+    assert all(0 < r["accuracy"] < 1 and r["ms_per_face"] > 0 and r["megabytes"] > 0 for r in rows)
+    table = fer_nb("models").stdout
+    assert all(model in table for model in MODELS)
+
+
+def test_recipe_is_printed():
+    settings = json.loads(fer_nb("recipe", "efficientnet_b0", "--json").stdout)
+    assert settings["start"] == "imagenet" and settings["size"] == 240
+    assert "Did you mean resnet18" in one_line(fer_nb("recipe", "resnet"))
+
+
+def test_a_setting_changes_the_training_and_a_wrong_one_is_named(faces, tmp_path):
+    quick = ["--data", faces, "--out", tmp_path, "--epochs", 1, "--batch-size", 16, "--size", 24]
+    quick += ["--set", "small_size=0"]
+    assert fer_nb("train", "custom_cnn", *quick, "--set", "lr=0.005").exit_code == 0
+    from fer_nb.training import load_torch
+
+    recipe = load_torch(tmp_path / "best_custom_cnn.pth")["recipe"]
+    assert (recipe["lr"], recipe["size"], recipe["epochs"]) == (0.005, 24, 1)
+    assert "Did you mean lr" in one_line(fer_nb("train", "custom_cnn", *quick, "--set", "lrr=1"))
+    assert "NAME=VALUE" in one_line(fer_nb("train", "custom_cnn", *quick, "--set", "lr"))
+    assert "cannot start from" in one_line(fer_nb("train", "custom_cnn", *quick, "--start", "imagenet"))
+
+
+def test_imagenet_without_a_network_says_what_to_do(tmp_path, monkeypatch):
+    from urllib.error import URLError
+
+    from torchvision.models import ResNet18_Weights
+
+    def offline(*_, **__):
+        raise URLError("no network")
+
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", offline)
+    monkeypatch.delenv("FER2013", raising=False)
+    result = fer_nb("train", "resnet18", "--out", tmp_path)
+    assert result.exit_code == 2
+    said = result.stderr
+    assert "--start none" in said and "download.pytorch.org" in said
+
+
+def test_bench_measures_three_loops():
+    quick = ["--set", "size=32", "--set", "batch_size=8", "--json"]
+    (row,) = json.loads(fer_nb("bench", "train", "mobilenet_v3", *quick).stdout)
+    assert row["engine"] > 0 and row["by_hand"] > 0 and row["size"] == 32
+
+
+# fer-nb predict on many files
+
+
+def table(path):
+    "The rows of a CSV."
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_predict_takes_a_folder_and_patterns(photos, tmp_path):
+    (tmp_path / "below").mkdir()
+    for name in ("b.PNG", "a.png", "below/c.png"):
+        (tmp_path / name).write_bytes((photos / "wall.png").read_bytes())
+    (tmp_path / "readme.txt").write_text("no picture, and not meant")
+    said = json.loads(fer_nb("predict", tmp_path, "--json").stdout)
+    assert [Path(one["path"]).name for one in said] == ["a.png", "b.PNG", "c.png"]
+    said = json.loads(fer_nb("predict", tmp_path / "**" / "*.png", tmp_path / "a.png", "--json").stdout)
+    assert sorted(Path(one["path"]).name for one in said) == ["a.png", "c.png"]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert fer_nb("predict", empty).exit_code == fer_nb("predict", tmp_path / "*.gif").exit_code == 1
+
+
+def test_predict_reads_a_list_on_standard_input(photos):
+    words = f"{photos / 'face.png'}\n\n{photos / 'wall.png'}\n"
+    result = CliRunner().invoke(app, ["predict", "-", "--json"], input=words)
+    assert [len(one["faces"]) for one in json.loads(result.stdout)] == [1, 0]
+    assert CliRunner().invoke(app, ["predict", "-", "--json"], input="").stdout == "[]\n"
+
+
+def test_predict_writes_a_row_for_each_face(photos, tmp_path):
+    result = fer_nb("predict", photos, "--csv", tmp_path / "t.csv")
+    rows = {Path(row["source"]).name: row for row in table(tmp_path / "t.csv")}
+    assert result.exit_code == 1 and result.stdout == ""
+    assert [*rows] == ["face.png", "notes.jpg", "wall.png"]
+    assert rows["face.png"]["emotion"] in EMOTIONS and sum(float(rows["face.png"][e]) for e in EMOTIONS) > 0.999
+    assert rows["wall.png"]["face"] == "0" and not rows["wall.png"]["error"] and rows["notes.jpg"]["error"]
+
+
+def test_predict_goes_on_where_it_was_stopped(photos, tmp_path):
+    file = tmp_path / "t.csv"
+    fer_nb("predict", photos, "--csv", file)
+    whole = file.read_text()
+    assert "--resume" in one_line(fer_nb("predict", photos, "--csv", file)) and file.read_text() == whole
+    lines = whole.splitlines(keepends=True)
+    for kept in (lines[:1], lines[:2], [*lines[:2], lines[2][:9]], lines):
+        file.write_text("".join(kept))
+        fer_nb("predict", photos, "--csv", file, "--resume")
+        assert file.read_text() == whole
+    file.write_text("a,b\n1,2\n")
+    assert "not a table" in one_line(fer_nb("predict", photos, "--csv", file, "--resume"))
+    assert "--csv" in one_line(fer_nb("predict", photos, "--resume"))
+
+
+def test_predict_draws_beside_and_never_over(photos, tmp_path):
+    before = (photos / "face.png").read_bytes()
+    fer_nb("predict", photos / "face.png", photos / "wall.png", "--annotate", photos)
+    drawn = photos / "face_faces.png"
+    assert (photos / "face.png").read_bytes() == before and Image.open(drawn).size == (480, 480)
+    drawn.unlink()
+    (photos / "wall_faces.png").unlink()
+
+
+def test_predict_with_several_models_and_a_threshold(photos):
+    model = shipped_models()[0]
+    result = fer_nb("predict", photos / "face.png", "--model", model, "--model", model, "--tta", "--threshold", 1)
+    assert result.exit_code == 0 and "(not sure)" in result.stdout
+
+
+# fer-nb video
+
+
+def test_video_leaves_table_film_and_timeline(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"MJPG"), 5, (240, 240))
+    face = draw_face("happy", 4, 240, zoom=0.6).convert("RGB").tobytes()
+    for _ in range(6):
+        writer.write(np.frombuffer(face, np.uint8).reshape(240, 240, 3))
+    writer.release()
+    out = [tmp_path / name for name in ("t.csv", "film.avi", "line.png")]
+    words = ("--csv", out[0], "--film", out[1], "--timeline", out[2], "--every", 2)
+    said = json.loads(fer_nb("video", tmp_path / "a.avi", *words, "--json").stdout)
+    assert (said["frames"], len(said["tracks"]), len(table(out[0]))) == (3, 1, 3)
+    assert all(path.stat().st_size for path in out)
+    assert "3 frames" in fer_nb("video", tmp_path / "a.avi", "--every", 2).stdout
+
+
+def test_video_that_is_none(photos):
+    for source, word in ((photos / "notes.jpg", "notes.jpg"), (photos / "none.mp4", "no file"), (97, "camera 97")):
+        assert word in one_line(fer_nb("video", source))
+
+
+# fer-nb export, fer-nb bench predict
+
+
+def test_export_writes_the_model(tmp_path):
+    pytest.importorskip("torch", reason="export needs the [train] extra")
+    checkpoint = models_dir() / f"best_{shipped_models()[-1]}.pth"
+    result = fer_nb("export", checkpoint, "--out", tmp_path)
+    assert result.exit_code == 0 and Path(result.stdout.strip()).is_file()
+    assert "does not exist" in one_line(fer_nb("export", tmp_path / "best_none.pth"))
+
+
+def test_bench_predict_measures():
+    rows = json.loads(fer_nb("bench", "predict", shipped_models()[-1], "--json").stdout)
+    assert all(rows[0][step] > 0 for step in ("find", "cut", "classify", "all", "photos_per_second"))

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_nb.core import EMOTIONS, ImageError, ModelError, default_model, models_dir
+from fer_nb.core import EMOTIONS, FerError, ImageError, ModelError, default_model, models_dir
 from fer_nb.data import draw_face
 from fer_nb.faces import find_faces, load_image
-from fer_nb.inference import EmotionRecognizer
+from fer_nb.inference import COLUMNS, EmotionRecognizer, explain, to_pandas
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +285,140 @@ def test_a_model_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("FER_NB_MODELS", str(tmp_path))
     with pytest.raises(ModelError, match="fer-nb train"):
         EmotionRecognizer()
+
+
+# --- many pictures --------------------------------------------------------------------------------
+
+
+def test_a_list_gives_a_list_in_its_order(portrait, recognizer, tmp_path):
+    (tmp_path / "bad.jpg").write_text("no photo")
+    portrait.save(tmp_path / "good.png")
+    wall = Image.new("RGB", (320, 240))
+    sources = [portrait, tmp_path / "bad.jpg", np.asarray(portrait), wall, png(portrait), str(tmp_path / "good.png")]
+    results = recognizer(sources * 8)
+    assert [len(r.faces) for r in results] == [1, 0, 1, 0, 1, 1] * 8
+    assert [bool(r.error) for r in results] == [False, True, False, False, False, False] * 8
+    assert results[1].source == str(tmp_path / "bad.jpg") and "bad.jpg" in results[1].message
+    alone = recognizer(portrait).faces[0]
+    assert all(r.faces[0].probabilities == pytest.approx(alone.probabilities, abs=1e-4) for r in results if r.faces)
+    assert recognizer([]) == [] and list(recognizer(iter([]))) == []
+
+
+def test_an_iterator_is_read_as_needed(portrait, recognizer):
+    "The second batch is not touched before the first is used up; a million pictures need the memory of some."
+    read = []
+
+    def pictures():
+        for i in range(10**6):
+            read.append(i)
+            yield portrait
+
+    results = recognizer(pictures())
+    assert not read
+    assert len(next(results).faces) == 1
+    assert len(read) <= 32 + 2 * recognizer.threads + 2
+    results.close()
+
+
+def test_large_pictures_do_not_pile_up(recognizer):
+    "Of pictures of 8 million pixels no more than a few are in memory."
+    read = []
+    results = recognizer(read.append(i) or np.zeros((2000, 4000, 3), np.uint8) for i in range(1000))
+    next(results)
+    assert len(read) <= 4 + 2 * recognizer.threads + 2
+    results.close()
+
+
+def test_an_error_of_the_iterator_is_the_caller_s(portrait, recognizer):
+    def pictures():
+        yield portrait
+        raise RuntimeError("the disk is gone")
+
+    with pytest.raises(RuntimeError, match="disk"):
+        list(recognizer(pictures()))
+
+
+def test_rows_are_flat_and_name_every_picture(portrait, recognizer, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    (tmp_path / "bad.jpg").write_text("no photo")
+    results = recognizer([portrait, tmp_path / "bad.jpg", Image.new("RGB", (99, 99))])
+    table = to_pandas(results)
+    assert isinstance(table, pandas.DataFrame) and tuple(table.columns) == COLUMNS
+    assert table.face.tolist() == [1, 0, 0] and table.error.astype(bool).tolist() == [False, True, False]
+    assert table.loc[0, list(EMOTIONS)].sum() == pytest.approx(1, abs=1e-4)
+    assert len(results[0].to_pandas()) == 1
+    with pytest.raises(ImageError, match=r"bad\.jpg"):
+        results[1].draw()
+
+
+def test_without_pandas_it_is_said_how_to_get_it(portrait, recognizer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(FerError, match="pip install pandas"):
+        recognizer(portrait).to_pandas()
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+def test_several_models_answer_with_their_mean(tmp_path, portrait):
+    even = tiny_model(tmp_path / "even.onnx", OURS | {"threshold": "0.4"})
+    both, one = EmotionRecognizer([even, default_model()]), EmotionRecognizer()
+    for emotion, p in both(portrait).faces[0].probabilities.items():
+        assert p == pytest.approx((one(portrait).faces[0].probabilities[emotion] + 1 / 7) / 2, abs=1e-5)
+    assert both.threshold == pytest.approx((0.4 + one.threshold) / 2)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.1428, 0.1429, 1.0])
+def test_the_threshold_of_the_caller_comes_first(tmp_path, portrait, threshold):
+    even = tiny_model(tmp_path / "even.onnx", OURS | {"threshold": "0.99"})  # says 1/7 of everything
+    assert EmotionRecognizer(even, threshold=threshold)(portrait).faces[0].sure == (threshold <= 0.1428)
+
+
+WRONG = [("threads", 0), ("threads", -1), ("threshold", -0.1), ("threshold", 2), ("model", [])]
+
+
+@pytest.mark.parametrize("name, value", WRONG)
+def test_options_that_cannot_be(name, value):
+    with pytest.raises(ModelError, match=name):
+        EmotionRecognizer(**{name: value})
+
+
+@pytest.mark.parametrize("n", [0, 1, 31, 32, 33, 100])
+def test_any_number_of_crops(n, recognizer):
+    crops = np.random.default_rng(0).integers(0, 256, (n, 48, 48), dtype=np.uint8)
+    answers = recognizer.classify(crops)
+    assert answers.shape == (n, 7) and answers.dtype == np.float32
+    assert n == 0 or answers[-1] == pytest.approx(recognizer.classify(crops[-1:])[0], abs=1e-4)
+
+
+# --- explanations ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("top, left", [(0, 0), (30, 10), (18, 30)])
+@pytest.mark.parametrize("side", [48, 96])
+def test_the_map_is_bright_where_the_judge_looks(top, left, side):
+    "A judge that sees the contrast of one region only."
+    where = slice(top * side // 48, (top + 16) * side // 48), slice(left * side // 48, (left + 16) * side // 48)
+
+    def judge(crops):
+        fear = crops[:, where[0], where[1]].std((1, 2)) / 128
+        return np.stack([(1 - fear) / 6] * 2 + [fear] + [(1 - fear) / 6] * 4, 1)
+
+    crop = np.random.default_rng(1).integers(0, 256, (side, side), dtype=np.uint8)
+    why = explain(judge, crop, "fear")
+    inside = np.zeros((side, side), bool)
+    inside[where] = True
+    assert why.heat.shape == (side, side) and why.heat[inside].mean() > 5 * why.heat[~inside].mean()
+    assert np.unravel_index(why.heat.argmax(), why.heat.shape) in np.argwhere(inside)
+
+
+def test_a_face_of_a_result_can_be_explained(portrait, recognizer):
+    face = recognizer(portrait).faces[0]
+    why = recognizer.explain(face)
+    assert (why.emotion, why.probability) == (face.emotion, pytest.approx(face.confidence, abs=1e-4))
+    assert why.draw(100).size == (100, 100) and why.draw().mode == "RGB"
+    with pytest.raises(ModelError, match="surprise"):
+        recognizer.explain(face, "joy")
 
 
 # --- living together ------------------------------------------------------------------------------
