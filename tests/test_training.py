@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 import torch
@@ -20,6 +21,12 @@ from fer_nb.training import load_torch, train
 HOW = dict(epochs=4, batch_size=16, size=24, small_size=0, ema=0.9, mixup=0.2, cutmix=0.5)
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(["fer_nb.training"])
+
+
+@pytest.fixture(autouse=True)
+def nothing_to_import_again(monkeypatch):
+    "A child imports the parent's main module; Streamlit's tests leave a page there."
+    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
 
 
 def run(out, how):
