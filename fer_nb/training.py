@@ -60,12 +60,13 @@ from .data import FaceData, Part, drawn_data, drawn_faces, load_data
 __all__ = ['AUGMENTATION', 'LIMITS', 'CHOICES', 'HISTORY', 'Recipe', 'setting', 'make_recipe', 'FaceClassifier', 'model_module',
            'build_net', 'model_recipe', 'layer_groups', 'saving', 'save_torch', 'load_torch', 'state_of', 'fit_stem',
            'stem_for', 'load_start', 'start_net', 'imagenet', 'Faces', 'face_loaders', 'targets', 'taught', 'ToInput',
-           'Freeze', 'has_bf16', 'Autocast', 'AverageWeights', 'SeedEpochs', 'Progress', 'SharedBatchNorm', 'Share',
-           'processes', 'plain', 'KeepState', 'write_history', 'ResumableLearner', 'make_learner', 'group_rates',
-           'one_cycle', 'fit', 'fit_temperature', 'part_metrics', 'plot_history', 'plot_confusion', 'origin',
-           'TrainingResult', 'write_artifacts', 'artifacts', 'training_result', 'differences', 'train', 'sample_of',
-           'keep_memory', 'training_header', 'is_finished', 'find_state', 'check_model', 'load_classifier', 'recorded',
-           'Stopwatch', 'Resident', 'by_hand', 'bench_training']
+           'Freeze', 'has_bf16', 'Autocast', 'DepthwiseConv', 'fast_depthwise', 'AverageWeights', 'SeedEpochs',
+           'Progress', 'SharedBatchNorm', 'Share', 'processes', 'plain', 'KeepState', 'write_history',
+           'ResumableLearner', 'make_learner', 'group_rates', 'one_cycle', 'fit', 'fit_temperature', 'part_metrics',
+           'plot_history', 'plot_confusion', 'origin', 'TrainingResult', 'write_artifacts', 'artifacts',
+           'training_result', 'differences', 'train', 'sample_of', 'keep_memory', 'training_header', 'is_finished',
+           'find_state', 'check_model', 'load_classifier', 'recorded', 'Stopwatch', 'Resident', 'by_hand',
+           'bench_training']
 
 # %% ../nbs/04_training.ipynb #1be7c275
 @dataclass(frozen=True)
@@ -506,6 +507,32 @@ class Autocast(Callback):
     def after_cancel_batch(self):
         self.after_loss()
 
+# %% ../nbs/04_training.ipynb #e3b47a0a
+class DepthwiseConv(nn.Conv2d):
+    "A depthwise convolution that stays fast on maps smaller than its kernel: the same numbers, another way there."
+
+    def forward(
+        self,
+        x: Tensor,  # [N, C, H, W]
+    ) -> Tensor:  # as `nn.Conv2d` gives it
+        k, p, least = self.kernel_size[0], self.padding[0], min(x.shape[-2:])
+        if least >= max(k, 3):
+            return super().forward(x)
+        rim = max(0, p - least + 1)
+        weight, p = self.weight[:, :, rim : k - rim, rim : k - rim], p - rim
+        return nn.functional.conv2d(nn.functional.pad(x, (p,) * 4), weight, self.bias, self.stride, 0, 1, self.groups)
+
+
+def fast_depthwise(
+    net: nn.Module,  # changed in place; its state dict stays the same
+) -> nn.Module:  # the same network
+    "Exchange the depthwise convolutions of a network that trains on a CPU."
+    for m in net.modules():
+        square = type(m) is nn.Conv2d and m.padding == tuple(k // 2 for k in m.kernel_size) and m.dilation == (1, 1)
+        if square and m.groups == m.in_channels > 1 and m.padding_mode == "zeros" and len({*m.kernel_size}) == 1:
+            m.__class__ = DepthwiseConv
+    return net
+
 # %% ../nbs/04_training.ipynb #61087e62
 class AverageWeights(Callback):
     "Validate and keep an exponential moving average of the network; `decay` rises to its value in the first steps."
@@ -783,6 +810,7 @@ def make_learner(
     cbs += [Freeze(recipe.frozen, recipe.freeze_epochs)] if recipe.freeze_epochs else []
     cbs += [AverageWeights(recipe.ema)] if recipe.ema else []
     dls, net = face_loaders(data, recipe), net.to(memory_format=torch.channels_last)
+    net = fast_depthwise(net) if default_device().type == "cpu" else net
     learn = ResumableLearner(
         dls, net, loss_func=loss, opt_func=Adam, lr=recipe.lr, wd=recipe.weight_decay, wd_bn_bias=False, train_bn=False,
         splitter=lambda m: layer_groups(m, groups or [[n for n, _ in m.named_children()]]),
