@@ -1,11 +1,11 @@
 # make app      the app at http://localhost:8501          make test   everything that CI checks
 # make install  the environment in .venv, for developing   make lab    the notebooks in JupyterLab
-# make readme   README.md from nbs/index.ipynb
+# make readme   README.md from nbs/index.ipynb               make fuzz   13,700 bent files and command lines, an hour
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install app test lab readme
+.PHONY: help install app test lab readme fuzz
 
 # the first Python from 3.10 to 3.12 that works (MediaPipe has no build for later ones); or make PYTHON=/path/to/python3.11
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -63,3 +63,7 @@ test: .venv/.dev
 	@nbdev_test --n_workers 2 --timing
 	@echo "== command line, app, packaging (pytest)"
 	@pytest --durations 5
+
+fuzz: export OMP_NUM_THREADS = 1
+fuzz: .venv/.dev
+	@FUZZ=1 $(BIN)/pytest tests/test_fuzz.py

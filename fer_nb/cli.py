@@ -24,9 +24,9 @@ from .core import MODELS, FerError, RecipeError, default_model, model_info, ship
 # %% auto #0
 __all__ = ['app', 'AsJson', 'DATA_FORMS', 'ONE_OF', 'NO_DATA', 'GO_ON', 'START', 'SET', 'MODEL_FORMS', 'PART', 'WRITE', 'JUDGE',
            'bench', 'PICTURES', 'WHICH', 'Model', 'MinFace', 'Tta', 'Threshold', 'WHERE', 'Commands', 'needs', 'about',
-           'data', 'train', 'pairs', 'recipe', 'models', 'evaluate', 'export_models', 'bench_train', 'bench_predict',
-           'named_pictures', 'rows_before', 'table_file', 'drawing_file', 'predict', 'video', 'page_file', 'start_app',
-           'main']
+           'data', 'train', 'pairs', 'recipe', 'ledger', 'models', 'evaluate', 'export_models', 'bench_train',
+           'bench_predict', 'named_pictures', 'rows_before', 'table_file', 'drawing_file', 'predict', 'video',
+           'page_file', 'start_app', 'main']
 
 # %% ../nbs/15_cli.ipynb #48250e3f
 class Commands(TyperGroup):
@@ -37,6 +37,12 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except FerError as e:
             typer.echo(f"error: {e}", err=True)
+            raise typer.Exit(2) from None
+        except BrokenPipeError:
+            raise
+        except OSError as e:
+            name = str(e.filename or "A file")[:80]
+            typer.echo(f"error: {name} cannot be used ({e.strerror}). Check the path and its permissions.", err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
@@ -114,6 +120,7 @@ def train(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for what the training leaves.")] = Path("runs"),
     seed: Annotated[int, typer.Option(metavar="N", help="Same seed, same model.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help=GO_ON)] = False,
+    note: Annotated[str, typer.Option(metavar="TEXT", help="What you expect of it, for the ledger.")] = "",
 ):
     "Train a model; of all epochs the best on PublicTest is kept."
     model_info(model)
@@ -125,7 +132,7 @@ def train(
     changes = {name: value for name, value in changes.items() if value is not None}
     changes |= pairs(settings)
     faces = load_data(data)
-    result = run(model, faces, out=out, resume=resume, log=typer.echo, **changes)
+    result = run(model, faces, out=out, resume=resume, log=typer.echo, note=note, **changes)
     if result:
         typer.echo(result)
         file = export(out / f"best_{model}.pth", public=faces["PublicTest"])
@@ -153,6 +160,16 @@ def recipe(
     settings = asdict(model_recipe(model))
     lines = (f"{name:20} {value}" for name, value in settings.items())
     typer.echo(json.dumps(settings, indent=2) if as_json else "\n".join(lines))
+
+# %% ../nbs/15_cli.ipynb #a4888513
+@app.command()
+def ledger(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders that --out named.")],
+):
+    "Trainings side by side, finished or not, as a Markdown table: what was changed, expected, reached."
+    with needs("train"):
+        from fer_nb.training import ledger_rows, ledger_table
+    typer.echo(ledger_table([row for folder in folders for row in ledger_rows(folder)]))
 
 # %% ../nbs/15_cli.ipynb #72f1b4d4
 @app.command()

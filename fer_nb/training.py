@@ -57,16 +57,16 @@ from .core import EMOTIONS, MODELS, ModelError, RecipeError, TrainingError, mode
 from .data import FaceData, Part, drawn_data, drawn_faces, load_data
 
 # %% auto #0
-__all__ = ['AUGMENTATION', 'LIMITS', 'CHOICES', 'HISTORY', 'Recipe', 'setting', 'make_recipe', 'FaceClassifier', 'model_module',
-           'build_net', 'model_recipe', 'layer_groups', 'saving', 'save_torch', 'load_torch', 'state_of', 'fit_stem',
-           'stem_for', 'load_start', 'start_net', 'imagenet', 'Faces', 'face_loaders', 'targets', 'taught', 'ToInput',
-           'Freeze', 'has_bf16', 'Autocast', 'DepthwiseConv', 'fast_depthwise', 'AverageWeights', 'SeedEpochs',
-           'Progress', 'SharedBatchNorm', 'Share', 'processes', 'plain', 'KeepState', 'write_history',
-           'ResumableLearner', 'make_learner', 'group_rates', 'one_cycle', 'fit', 'fit_temperature', 'part_metrics',
-           'plot_history', 'plot_confusion', 'origin', 'TrainingResult', 'write_artifacts', 'artifacts',
+__all__ = ['AUGMENTATION', 'LIMITS', 'CHOICES', 'HISTORY', 'LEDGER', 'Recipe', 'setting', 'make_recipe', 'FaceClassifier',
+           'model_module', 'build_net', 'model_recipe', 'layer_groups', 'saving', 'save_torch', 'load_torch',
+           'state_of', 'fit_stem', 'stem_for', 'load_start', 'start_net', 'imagenet', 'Faces', 'face_loaders',
+           'targets', 'taught', 'ToInput', 'Freeze', 'has_bf16', 'Autocast', 'DepthwiseConv', 'fast_depthwise',
+           'AverageWeights', 'SeedEpochs', 'Progress', 'SharedBatchNorm', 'Share', 'processes', 'plain', 'KeepState',
+           'write_history', 'ResumableLearner', 'make_learner', 'group_rates', 'one_cycle', 'fit', 'fit_temperature',
+           'part_metrics', 'plot_history', 'plot_confusion', 'origin', 'TrainingResult', 'write_artifacts', 'artifacts',
            'training_result', 'differences', 'train', 'sample_of', 'keep_memory', 'training_header', 'is_finished',
-           'find_state', 'check_model', 'load_classifier', 'recorded', 'Stopwatch', 'Resident', 'by_hand',
-           'bench_training']
+           'find_state', 'check_model', 'load_classifier', 'changed', 'recorded', 'ledger_rows', 'ledger_table',
+           'Stopwatch', 'Resident', 'by_hand', 'bench_training']
 
 # %% ../nbs/04_training.ipynb #1be7c275
 @dataclass(frozen=True)
@@ -1028,6 +1028,7 @@ def train(
     out: str | Path = "runs",  # folder for the artifacts and, while it runs, the state
     resume: bool = False,  # go on where a stopped training with this recipe and data left off
     log=print,  # gets a line an epoch
+    note: str = "",  # what is expected of it; kept in the checkpoint, for the ledger
     **changes,  # settings of the model's recipe to replace, as `epochs=5`
 ) -> TrainingResult | None:  # None in the other processes of several
     "Train a model and leave its artifacts in `out`. The epoch is chosen on PublicTest; PrivateTest is not touched."
@@ -1041,6 +1042,7 @@ def train(
         log = log if first else lambda _: None
         header = training_header(model, recipe, data)
         state = find_state(out / f"{model}_state.pth", header, resume, log)
+        header["note"] = note or (state["header"].get("note", "") if state else "")
         if resume and not state:
             if is_finished(model, out, header):
                 log(f"The training in {out} is finished.")
@@ -1161,15 +1163,30 @@ def load_classifier(
 ) -> FaceClassifier:  # in evaluation mode, with its temperature
     "The classifier of a checkpoint written by `train`."
     saved = load_torch(Path(path))
+    if not isinstance(saved, dict):
+        raise ModelError(f"{path} is not a checkpoint of this library: it holds a {type(saved).__name__}.")
     missing = {"model", "model_state_dict", "size", "channels", "temperature"} - set(saved)
     if missing or saved["model"] not in MODELS:
         lacks = ", ".join(sorted(missing)) or "known model"
         raise ModelError(f"{path} is not a checkpoint of this library: it has no {lacks}.")
-    net = build_net(saved["model"], len(saved["classes"]), saved["channels"])
-    net.load_state_dict(saved["model_state_dict"])
-    return FaceClassifier(net, Preprocess(saved["size"], saved["channels"]), saved["temperature"]).eval()
+    try:
+        net = build_net(saved["model"], len(saved["classes"]), saved["channels"])
+        net.load_state_dict(saved["model_state_dict"])
+        preprocess = Preprocess(setting("size", saved["size"]), saved["channels"])
+        return FaceClassifier(net, preprocess, saved["temperature"]).eval()
+    except Exception as e:  # whatever stands in its place may raise anything
+        raise ModelError(f"{path} is damaged: its weights and settings do not fit together. Copy it again.") from e
 
 # %% ../nbs/04_training.ipynb #ccbbf3b5
+def changed(
+    saved: dict,  # a checkpoint, or the header of a state
+) -> str:  # "epochs=26 lr=0.001"; empty: the recipe as it is
+    "How a training's recipe differs from the one in the code, as `--set` takes it."
+    now, then = (asdict(model_recipe(saved["model"], **r)) for r in ({}, saved["recipe"]))
+    words = {k: ",".join(v) if isinstance(v, tuple) else v for k, v in then.items()}
+    return " ".join(f"{k}={words[k]}" for k in then if then[k] != now[k])
+
+
 def recorded(
     model: str,  # a key of `MODELS`
 ) -> str:  # some lines; one sentence where there is no checkpoint
@@ -1178,13 +1195,45 @@ def recorded(
     if not files[0].is_file():
         return f"{model} is not in models/ yet: fer-nb train {model} --data fer2013.zip --out models"
     best, v = load_torch(files[0]), load_torch(files[1])["validation"]
-    now, then = asdict(model_recipe(model)), asdict(model_recipe(model, **best["recipe"]))
     lines = [f"{v['part']}, {v['n']:,} faces: accuracy {v['accuracy']:.1%}, macro F1 {v['macro_f1']:.3f}; "
-             f"Training {best['best_train_acc']:.1%}; epoch {best['best_epoch']} of {then['epochs']}"]
+             f"Training {best['best_train_acc']:.1%}; epoch {best['best_epoch']} of {best['recipe']['epochs']}"]
     lines += [f"  {e:9}" + "  ".join(f"{k} {r[k]:.2f}" for k in ("precision", "recall", "f1")) + f"  of {r['support']}"
               for e, r in v["per_class"].items()]
-    changed = ", ".join(f"{k}={then[k]}" for k in then if then[k] != now[k])
-    return "\n".join([*lines, f"trained with {changed or 'the recipe as it is'}"])
+    return "\n".join([*lines, f"trained with {changed(best) or 'the recipe as it is'}"])
+
+# %% ../nbs/04_training.ipynb #50dca19f
+LEDGER = ("model", "expected", "changed in the recipe", "epochs", "size", "minutes", "PublicTest", "macro F1",
+          "disgust F1")
+
+
+def ledger_rows(
+    folder: str | Path,  # of one or several trainings
+) -> list[dict]:  # with the keys of `LEDGER`, all text
+    "A row for each training in a folder, finished or not; a folder without any is a `TrainingError`."
+    rows, states = [], sorted(Path(folder).glob("*_state.pth"))
+    for saved in map(load_torch, states):
+        best = saved["best"]
+        rows.append((saved["header"], saved["history"], best["size"], best["valid_acc"], best["valid_macro_f1"], None))
+    for path in sorted(Path(folder).glob("best_*.pth")):
+        saved, metrics = load_torch(path), load_torch(path.with_name(f"{path.stem[5:]}_metrics.pth"))
+        v = metrics["validation"]
+        figures = v["accuracy"], v["macro_f1"], v["per_class"]["disgust"]["f1"]
+        rows.append((saved, metrics["history"], saved["size"], *figures))
+    if not rows:
+        raise TrainingError(f"There is no training in {folder}. Give the folder that --out named.")
+    return [dict(zip(LEDGER, (
+        saved["model"], saved.get("note", ""), changed(saved), f"{len(history)} of {saved['recipe']['epochs']}",
+        f"{size} px", f"{sum(r['seconds'] for r in history) / 60:.0f}",
+        *("" if f is None else f"{f:.1%}" for f in figures)), strict=True))
+        for saved, history, size, *figures in rows]
+
+
+def ledger_table(
+    rows: Sequence[dict],  # of `ledger_rows`
+) -> str:  # Markdown
+    "Trainings side by side; the figures are those of one look, without test-time augmentation."
+    cells = [LEDGER, ["---"] * len(LEDGER), *([r[k].replace("|", "/") for k in LEDGER] for r in rows)]
+    return "\n".join(f"| {' | '.join(c)} |" for c in cells)
 
 # %% ../nbs/04_training.ipynb #e4872d7e
 class Stopwatch(Callback):
