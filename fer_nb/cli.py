@@ -22,11 +22,11 @@ import fer_nb
 from .core import MODELS, FerError, RecipeError, default_model, model_info, shipped_models, write_beside
 
 # %% auto #0
-__all__ = ['app', 'AsJson', 'DATA_FORMS', 'ONE_OF', 'NO_DATA', 'GO_ON', 'START', 'SET', 'MODEL_FORMS', 'PART', 'WRITE', 'JUDGE',
-           'bench', 'PICTURES', 'WHICH', 'Model', 'MinFace', 'Tta', 'Threshold', 'WHERE', 'Commands', 'needs', 'about',
-           'data', 'train', 'pairs', 'recipe', 'ledger', 'models', 'evaluate', 'export_models', 'bench_train',
-           'bench_predict', 'named_pictures', 'rows_before', 'table_file', 'drawing_file', 'predict', 'video',
-           'page_file', 'start_app', 'main']
+__all__ = ['app', 'AsJson', 'DATA_FORMS', 'MAP', 'Meanings', 'ONE_OF', 'NO_DATA', 'GO_ON', 'START', 'SET', 'MODEL_FORMS', 'PART',
+           'VOTES', 'WRITE', 'JUDGE', 'bench', 'PICTURES', 'WHICH', 'Model', 'MinFace', 'Tta', 'Threshold', 'WHERE',
+           'Commands', 'needs', 'about', 'pairs', 'data', 'train', 'recipe', 'ledger', 'models', 'evaluate',
+           'export_models', 'bench_train', 'bench_predict', 'named_pictures', 'rows_before', 'table_file',
+           'drawing_file', 'predict', 'video', 'page_file', 'start_app', 'main']
 
 # %% ../nbs/15_cli.ipynb #48250e3f
 class Commands(TyperGroup):
@@ -85,17 +85,30 @@ def about(
 # %% ../nbs/15_cli.ipynb #e50368aa
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DATA_FORMS = "FER2013 as .zip, .tar.gz, folder or CSV; or a folder with a sub-folder per emotion."
+MAP = "What else a folder or CSV entry means, as contempt=disgust or 3=happy; may be repeated."
+Meanings = Annotated[list[str], typer.Option("--map", metavar="NAME=EMOTION", help=MAP)]
+
+
+def pairs(
+    settings: list[str],  # each NAME=VALUE
+    option: str = "--set",  # which they were given with
+) -> dict[str, str]:
+    "Settings as the shell gives them; one without `=` is a `RecipeError`."
+    if wrong := [s for s in settings if "=" not in s]:
+        raise RecipeError(f"{option} takes NAME=VALUE, not '{wrong[0]}'.")
+    return dict(s.split("=", 1) for s in settings)
 
 
 @app.command()
 def data(
     path: Annotated[Path, typer.Argument(metavar="PATH", help=DATA_FORMS)],
+    meanings: Meanings = [],  # noqa: B006
     as_json: AsJson = False,
 ):
     "What is in a data set: counts, copies, faults."
     from fer_nb.data import load_data, report
 
-    found = report(load_data(path))
+    found = report(load_data(path, names=pairs(meanings, "--map")))
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
 
 # %% ../nbs/15_cli.ipynb #d3b0d9d9
@@ -137,15 +150,6 @@ def train(
         typer.echo(result)
         file = export(out / f"best_{model}.pth", public=faces["PublicTest"])
         typer.echo(f"Use it: fer-nb predict photo.jpg --model {file}")
-
-
-def pairs(
-    settings: list[str],  # each NAME=VALUE
-) -> dict[str, str]:
-    "Settings as the shell gives them; one without `=` is a `RecipeError`."
-    if wrong := [s for s in settings if "=" not in s]:
-        raise RecipeError(f"--set takes NAME=VALUE, not '{wrong[0]}'.")
-    return dict(s.split("=", 1) for s in settings)
 
 
 @app.command()
@@ -192,15 +196,18 @@ def models(
 
 # %% ../nbs/15_cli.ipynb #a9aa4a85
 MODEL_FORMS = f"{', '.join(MODELS)}, a checkpoint .pth or an exported .onnx; without it the default model."
-PART = "Training, PublicTest, PrivateTest; test: the last two together; all: every image."
-WRITE = "With --all: measure every part, with and without --tta, and keep the figures in models/results.json."
+PART = "Training, PublicTest (if there is one, else all), PrivateTest; test: the last two together; all: every image."
+VOTES = "FER+'s fer2013new.csv, with fer2013.csv as the data: which errors are on contested labels."
+WRITE = "With --all: measure all there is to measure, and write models/results.json and the model cards."
 
 
 @app.command()
 def evaluate(
     which: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help=MODEL_FORMS)] = None,
     data: Annotated[Path | None, typer.Option(metavar="PATH", help=NO_DATA)] = None,
-    part: Annotated[str, typer.Option(metavar="PART", help=PART)] = "PublicTest",
+    part: Annotated[str | None, typer.Option(metavar="PART", help=PART)] = None,
+    meanings: Meanings = [],  # noqa: B006
+    votes: Annotated[Path | None, typer.Option(metavar="CSV", help=VOTES)] = None,
     tta: Annotated[bool, typer.Option("--tta", help="Look at each face several times and average.")] = False,
     every: Annotated[bool, typer.Option("--all", help="All models that are here.")] = False,
     write: Annotated[bool, typer.Option("--write", help=WRITE)] = False,
@@ -209,14 +216,18 @@ def evaluate(
     "Measure models on labelled faces: accuracy with its interval, each emotion, calibration, with and without copies."
     if (write and not every) or (every and which):
         raise FerError("--all stands instead of names, and --write needs --all. Give one or the other.")
+    if write and (votes or meanings or part or tta):
+        raise FerError("--write measures every part as it is. Leave out --part, --tta, --map and --votes.")
     with needs("train"):
         from fer_nb import evaluation
         from fer_nb.data import load_data
     names = shipped_models() if every else which or [default_model()]
-    faces = load_data(data)
+    faces = load_data(data, votes, pairs(meanings, "--map"))
     if write:
         path = evaluation.write_results(faces, log=lambda line: typer.echo(line, err=as_json))
-        typer.echo(path.read_text() if as_json else f"{evaluation.results_table()}\n\nKept in {path}")
+        cards = [file.name for file in evaluation.write_cards() if file.suffix == ".md"]
+        kept = f"Kept in {path}; cards: {', '.join(cards)}"
+        typer.echo(path.read_text() if as_json else f"{evaluation.results_table()}\n\n{kept}")
         return
     done = [evaluation.evaluate(name, faces, part, tta) for name in names]
     if len(done) > 1:

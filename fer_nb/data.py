@@ -35,13 +35,14 @@ from .core import EMOTIONS, PARTS, DataError, write_beside
 # %% auto #0
 __all__ = ['SIZE', 'ALIASES', 'LEFT_OUT', 'PART_FOLDERS', 'MAX_PIXELS', 'MAX_MEMBERS', 'MAX_TOTAL', 'MAX_RATIO', 'MAX_IMAGE',
            'CSV_ORDER', 'MAX_LINE', 'CACHE_FORMAT', 'ACTION_UNITS', 'EXPRESSIONS', 'IDENTITY', 'FER2013_TRAINING',
-           'GET_IT', 'BLANK', 'FLAT', 'VERDICTS', 'Part', 'Fault', 'FaceData', 'letters', 'emotion_of', 'place',
-           'shallow', 'as_seen', 'decode', 'File', 'harmless', 'limited', 'zip_files', 'tar_files', 'folder_files',
-           'open_source', 'Face', 'printable', 'is_image', 'image_faces', 'csv_rows', 'has_pixels', 'csv_face',
-           'parse_pixels', 'read_votes', 'csv_faces', 'gather', 'same_pixels', 'cut_validation', 'cache_name',
-           'cache_folders', 'write_cache', 'read_cache', 'draw_face', 'draw_group', 'drawn_faces', 'drawn_data',
-           'read_source', 'nothing_found', 'complete', 'load_data', 'tta_views', 'brightness', 'contrast', 'commonest',
-           'blank', 'stand_in', 'groups_of_copies', 'sharpness', 'full_range', 'figures', 'verdict', 'Report', 'report']
+           'GET_IT', 'BLANK', 'FLAT', 'VERDICTS', 'Part', 'Fault', 'FaceData', 'letters', 'emotion_of', 'own_names',
+           'place', 'shallow', 'as_seen', 'decode', 'File', 'harmless', 'limited', 'zip_files', 'tar_files',
+           'folder_files', 'open_source', 'Face', 'printable', 'is_image', 'image_faces', 'csv_rows', 'has_pixels',
+           'csv_face', 'parse_pixels', 'read_votes', 'csv_faces', 'gather', 'same_pixels', 'cut_validation',
+           'cache_name', 'cache_folders', 'write_cache', 'read_cache', 'draw_face', 'draw_group', 'drawn_faces',
+           'drawn_data', 'read_source', 'nothing_found', 'complete', 'load_data', 'tta_views', 'brightness', 'contrast',
+           'commonest', 'blank', 'stand_in', 'groups_of_copies', 'sharpness', 'full_range', 'figures', 'verdict',
+           'Report', 'report']
 
 # %% ../nbs/01_data_exploration.ipynb #e0e7c8dc
 #: side of every image in this library's data sets, pixels
@@ -94,6 +95,7 @@ class FaceData:
     notes: list[str] = field(default_factory=list)  # what was decided on the way
     converted: dict[str, int] = field(default_factory=dict)  # what was done -> to how many images
     drawn: bool = False  # drawn stand-in faces, not photographs
+    cut: bool = False  # PublicTest was cut off Training, because the source has none
     size = SIZE  # side of the images, pixels
 
     def __getitem__(self, part: str) -> Part:
@@ -123,7 +125,7 @@ class FaceData:
 ALIASES = {
     "anger": "angry", "disgusted": "disgust", "fearful": "fear", "afraid": "fear", "scared": "fear",
     "happiness": "happy", "joy": "happy", "joyful": "happy", "neutrality": "neutral", "calm": "neutral",
-    "sadness": "sad", "surprised": "surprise",
+    "sadness": "sad", "surprised": "surprise", "suprise": "surprise",  # as folders of FER+ spell it
 }  # fmt: skip
 
 #: emotions of other data sets that have no counterpart among the seven: left out, and said
@@ -137,10 +139,23 @@ def letters(name: str) -> str:
 
 def emotion_of(
     name: str,  # the name of a folder, or an entry of a CSV
+    names: dict[str, str] | None = None,  # of `own_names`: what else names mean
 ) -> str | None:  # one of `EMOTIONS`, "contempt", or None where the name says nothing
     "The emotion people mean by a name."
+    if names and (said := names.get(name.lower()) or names.get(letters(name))):
+        return said
     key = ALIASES.get(letters(name), letters(name))
     return key if key in EMOTIONS else "contempt" if key in LEFT_OUT else None
+
+
+def own_names(
+    names: dict[str, str] | None,  # name of a folder, or entry of a CSV -> one of the seven, by any of its names
+) -> dict[str, str]:  # the same in lower case -> one of `EMOTIONS`
+    "A caller's names for emotions; one that is to mean something else is a `DataError`."
+    for name, meaning in (names or {}).items():
+        if not name or emotion_of(meaning) not in EMOTIONS:
+            raise DataError(f"'{name}' cannot mean '{meaning}'. A name has to mean one of {', '.join(EMOTIONS)}.")
+    return {name.lower(): emotion_of(meaning) for name, meaning in (names or {}).items()}
 
 # %% ../nbs/01_data_exploration.ipynb #d1537bfe
 #: folder name -> the part its images belong to, where file names do not tell
@@ -153,6 +168,7 @@ PART_FOLDERS = {
 
 def place(
     name: str,  # path of an image inside its archive or folder
+    names: dict[str, str] | None = None,  # of `own_names`
 ) -> tuple[str | None, str | None]:  # part, emotion as `emotion_of` gives it; None where the path does not tell
     "What the path of an image says about it."
     *folders, file = name.split("/")
@@ -161,7 +177,7 @@ def place(
     if at >= 0:
         part = part or PART_FOLDERS[letters(folders[at])]
     below = folders[at + 1 :] or folders
-    return part, next((e for f in reversed(below) if (e := emotion_of(f))), None)
+    return part, next((e for f in reversed(below) if (e := emotion_of(f, names))), None)
 
 # %% ../nbs/01_data_exploration.ipynb #ccde2e2d
 MAX_PIXELS = 64_000_000  # of a picture, as the largest cameras make them; a small file can unfold into gigabytes
@@ -345,11 +361,12 @@ def is_image(name: str) -> bool:
 def image_faces(
     files: list[File],  # image files of a source
     data: FaceData,  # gets the faults and notes
+    names: dict[str, str] | None = None,  # of `own_names`
 ) -> Iterator[Face]:
     "The faces of image files in folders named after emotions."
     contempt, unknown = 0, Counter()
     for f in files:
-        part, emotion = place(f.name)
+        part, emotion = place(f.name, names)
         if emotion in EMOTIONS and f.size > MAX_IMAGE:
             data.faults.append(Fault(printable(f.name), f"is a file of {f.size / 2**20:,.0f} MB", "skipped"))
         elif emotion in EMOTIONS:
@@ -404,6 +421,7 @@ def has_pixels(file: File) -> bool:
 
 def csv_face(
     row: dict[str, str],  # entries by column name
+    names: dict[str, str] | None = None,  # of `own_names`
 ) -> tuple[str | None, str, np.ndarray]:  # part, emotion (maybe "contempt"), uint8 [48, 48]
     "What a row of the CSV says; what is wrong with it is a `ValueError`."
     if not {"emotion", "pixels"} <= row.keys():
@@ -413,7 +431,8 @@ def csv_face(
     if usage is not None and part is None:
         raise ValueError(f"has the unknown Usage '{usage[:40]}'")
     number = row["emotion"]
-    emotion = CSV_ORDER[int(number)] if number in {*"0123456"} else emotion_of(number)
+    numbered = number in {*"0123456"} - (names or {}).keys()
+    emotion = CSV_ORDER[int(number)] if numbered else emotion_of(number, names)
     if emotion is None:
         raise ValueError(f"has the unknown emotion '{number[:40]}'")
     return part, emotion, parse_pixels(row["pixels"])
@@ -465,6 +484,7 @@ def csv_faces(
     file: File,  # fer2013.csv or icml_face_data.csv
     data: FaceData,  # gets the faults and notes
     votes: list[tuple[str, np.ndarray | None]] | None = None,  # of `read_votes`
+    names: dict[str, str] | None = None,  # of `own_names`
 ) -> Iterator[Face]:
     "The faces of FER2013's CSV, with the soft labels where there are votes."
     contempt, n = 0, 0
@@ -473,7 +493,7 @@ def csv_faces(
         if votes is not None and (n > len(votes) or row.get("usage", votes[n - 1][0]) != votes[n - 1][0]):
             raise DataError(unequal)
         try:
-            part, emotion, pixels = csv_face(row)
+            part, emotion, pixels = csv_face(row, names)
         except ValueError as e:
             data.faults.append(Fault(f"{file.name}:{line}", str(e), "skipped"))
             continue
@@ -539,15 +559,16 @@ def cut_validation(
     return part[~out], part[out]
 
 # %% ../nbs/01_data_exploration.ipynb #2d5eb564
-CACHE_FORMAT = 1  # raise when what is in the cache changes
+CACHE_FORMAT = 2  # raise when what is in the cache changes
 
 
 def cache_name(
     path: Path,  # archive, CSV or folder
     votes: Path | None = None,  # FER+ votes
+    names: dict[str, str] | None = None,  # of `own_names`
 ) -> str:
     "A name that changes with the source's size, time, first and last megabyte; a folder's with all of its files."
-    h = hashlib.blake2b(f"{CACHE_FORMAT}".encode(), digest_size=8)
+    h = hashlib.blake2b(f"{CACHE_FORMAT} {sorted((names or {}).items())}".encode(), digest_size=8)
     for p in filter(None, (path, votes)):
         if p.is_dir():
             for f in sorted(folder_files(p), key=lambda f: f.name):
@@ -571,7 +592,7 @@ def cache_folders(path: Path) -> list[Path]:
 # %% ../nbs/01_data_exploration.ipynb #57229568
 def write_cache(data: FaceData, file: Path) -> None:
     "Keep all that was read in one .npz file."
-    about = {"source": data.source, "notes": data.notes, "converted": data.converted}
+    about = {"source": data.source, "notes": data.notes, "converted": data.converted, "cut": data.cut}
     about["faults"] = [vars(f) for f in data.faults]
     arrays = {f"{p}.{k}": a for p, part in data.parts.items() for k, a in vars(part).items() if a is not None}
     with write_beside(file) as beside, beside.open("wb") as f:
@@ -1062,18 +1083,22 @@ GET_IT = "FER2013 can be downloaded from kaggle.com/datasets/msambare/fer2013; g
 def read_source(
     path: Path,  # archive, CSV or folder
     votes: Path | None = None,  # FER+ votes
+    names: dict[str, str] | None = None,  # of `own_names`
     progress: bool = True,  # show a bar
 ) -> FaceData:
     "Read a data set from its source, without any cache."
     data = FaceData(path.name)
+    data.notes += [f"'{name}' counts as {emotion}" for name, emotion in (names or {}).items()]
     try:
         with open_source(path) as files:
             table = next((f for f in files if has_pixels(f)), None)
             images = [f for f in files if is_image(f.name)]
             if votes and not table:
                 raise DataError(f"FER+ votes belong to the rows of fer2013.csv. {path.name} has none: give the CSV.")
-            faces = csv_faces(table, data, votes and read_votes(votes, data)) if table else image_faces(images, data)
-            total = None if table else len(images)
+            if table:
+                faces, total = csv_faces(table, data, votes and read_votes(votes, data), names), None
+            else:
+                faces, total = image_faces(images, data, names), len(images)
             gather(tqdm(faces, f"reading {path.name}", total, unit=" faces", disable=not progress), data)
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, NotImplementedError) as e:
         raise DataError(f"{path.name} cannot be read ({e}). If it was downloaded, download it again.") from e
@@ -1099,7 +1124,7 @@ def complete(data: FaceData) -> FaceData:
         train, valid = cut_validation(data["Training"])
         if len(valid) and len(train):
             parts = data.parts | {"Training": train, "PublicTest": valid}
-            data.parts = {p: parts[p] for p in PARTS if p in parts}
+            data.parts, data.cut = {p: parts[p] for p in PARTS if p in parts}, True
             data.notes.append(f"no PublicTest part: {len(valid):,} images cut off Training for it, copies together")
     for name, part in data.parts.items():
         empty = [e for e, n in part.counts.items() if not n]
@@ -1110,11 +1135,12 @@ def complete(data: FaceData) -> FaceData:
 def load_data(
     path: str | Path | None = None,  # archive, CSV or folder; None: what the variable `FER2013` names, else drawn faces
     votes: str | Path | None = None,  # FER+'s fer2013new.csv, where `path` is FER2013's CSV
+    names: dict[str, str] | None = None,  # what else folders or CSV entries mean, as {"contempt": "disgust"}
     cache: bool = True,  # keep the arrays in a file, and use it the next time
     progress: bool = True,  # show a bar while reading
 ) -> FaceData:
     "FER2013, or any faces in folders named after emotions, as arrays; a `DataError` says what is wrong and what to do."
-    path = path or os.environ.get("FER2013")
+    path, names = path or os.environ.get("FER2013"), own_names(names)
     if not path and votes:
         raise DataError("FER+ votes alone are no data set. Give fer2013.csv with them.")
     if not path:
@@ -1124,14 +1150,14 @@ def load_data(
         if not p.exists():
             raise DataError(f"There is no file or folder {p}. {GET_IT}")
     try:
-        name = cache_name(path, votes)
+        name = cache_name(path, votes, names)
     except OSError as e:
         raise DataError(f"{path.name} cannot be read ({e.strerror}). Check its permissions.") from e
     places = [folder / name for folder in cache_folders(path)] if cache else []
     for file in places:
         if (data := read_cache(file)) is not None:
             return data
-    data = read_source(path, votes, progress)
+    data = read_source(path, votes, names, progress)
     for file in places:
         try:
             write_cache(data, file)

@@ -147,6 +147,32 @@ def test_other_names_of_the_emotions(tmp_path):
     assert any("contempt" in note and "3 images" in note for note in data.notes)
 
 
+def test_a_caller_says_what_other_names_mean(tmp_path):
+    names = {"1": "surprise", "Contempt": "disgust", "freude": "Happiness", "calm": "sad"}
+    folders = "1", "8_contempt", "Freude", "Calm"
+    path = write(tmp_path / "a.zip", {f"{name}/{i}.png": encode(noise(1, i)[0]) for name in folders for i in range(3)})
+    data = load(path, names=names)
+    total = np.sum([list(part.counts.values()) for part in data.parts.values()], 0)
+    assert dict(zip(EMOTIONS, total.tolist(), strict=True)) == dict.fromkeys(EMOTIONS, 0) | {
+        "surprise": 3, "disgust": 3, "happy": 3, "sad": 3}
+    assert data.notes[:2] == ["'1' counts as surprise", "'contempt' counts as disgust"]
+    assert load(path, names=names).fingerprint == data.fingerprint  # from the cache
+    other = load(path)  # which is not used for another reading of the same file
+    assert [f.name for f in other.faults if f.action == "left out"] == ["folder '1'", "folder 'Freude'"]
+    assert any("contempt" in note and "3 images left out" in note for note in other.notes)
+
+
+@pytest.mark.parametrize("names", [{"contempt": "bored"}, {"contempt": "contempt"}, {"": "happy"}, {"contempt": ""}])
+def test_a_name_means_one_of_the_seven(tmp_path, names):
+    with pytest.raises(DataError, match="has to mean one of angry, disgust"):
+        load(write(tmp_path / "a.zip", kaggle()), names=names)
+
+
+def test_a_cut_validation_part_is_marked_and_the_cache_knows(tmp_path):
+    whole, uncut = write(tmp_path / "a.zip", {f"happy/{i}.png": encode(noise(1, i)[0]) for i in range(20)}), kaggle()
+    assert [load(whole).cut, load(whole).cut, load(write(tmp_path / "b.zip", uncut)).cut] == [True, True, False]
+
+
 # ---- the CSVs
 
 
@@ -233,6 +259,14 @@ def test_csv_contempt_is_left_out_and_said(tmp_path):
     (tmp_path / "a.csv").write_text(csv_text([*rows, csv_row(noise(1)[0], "contempt", "Training")]))
     data = load(tmp_path / "a.csv", cache=False)
     assert sum(map(len, data.parts.values())) == 42 and "1 row left out" in data.notes[0] and not data.faults
+
+
+def test_csv_entries_mean_what_a_caller_says(tmp_path):
+    rows = [csv_row(noise(1, i)[0], emotion, "Training") for i, emotion in enumerate(("contempt", "7", "3", "0"))]
+    (tmp_path / "a.csv").write_text(csv_text(rows))
+    data = load(tmp_path / "a.csv", names={"contempt": "disgust", "7": "neutral", "0": "sad"}, cache=False)
+    labels = np.concatenate([part.labels for part in data.parts.values()])
+    assert sorted(EMOTIONS[k] for k in labels) == ["disgust", "happy", "neutral", "sad"]
 
 
 def test_csv_without_usage_is_all_training(tmp_path):

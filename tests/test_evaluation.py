@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from fer_nb import evaluation as ev
 from fer_nb.core import EMOTIONS, MODELS, DataError, ModelError, model_info, models_dir, shipped_models
-from fer_nb.data import FaceData, Part, draw_face, drawn_data, drawn_faces, tta_views
+from fer_nb.data import FaceData, Fault, Part, draw_face, drawn_data, drawn_faces, tta_views
+from fer_nb.training import load_torch, make_recipe, model_recipe
 
 QUICK = min(shipped_models(), key=lambda m: model_info(m).size)
 CONTRACT = ["model", "part", "n", "accuracy", "accuracy_ci95", "macro_f1", "weighted_f1", "ece", "nll", "per_class",
@@ -293,6 +294,74 @@ def test_confident_learning_finds_exchanged_labels():
     assert suspect[:150].mean() > 0.8 and suspect[150:].mean() < 0.05
 
 
+def test_errors_on_contested_labels_are_counted():
+    probs = np.eye(7)[[3, 3, 0, 0, 3]]
+    labels = np.array([3, 3, 3, 3, 3])
+    soft = np.zeros((5, 7), np.float32)
+    soft[:, 3], soft[:, 4] = (0.9, 0.4, 0.4, 0.5, 1.0), (0.1, 0.6, 0.6, 0.5, 0.0)
+    e = made_up(probs, labels, soft=soft)
+    assert e.contested.tolist() == [False, True, True, False, False]  # just half is enough
+    assert e.people() == pytest.approx(dict(images=2 / 5, errors=1 / 2, accuracy_of_others=2 / 3))
+    assert e.to_dict()["contested"] == e.people() and "40.0% of the images, 50.0% of the errors" in str(e)
+    right = e[e.right]
+    assert right.people()["errors"] is None and "– of the errors" in str(right)
+    assert e[e.contested].people()["accuracy_of_others"] is None
+
+
+# worse pictures
+
+
+def test_harms_do_what_they_say():
+    faces = drawn_faces(12, seed=2).images
+    gray = np.full((50, 48, 48), 128, np.uint8)
+    turned = ev.HARMS["rotation"].do(faces, 90)
+    assert (turned[0] == np.rot90(faces[0])).all() and (turned[1] == np.rot90(faces[1], -1)).all()
+    noise = ev.HARMS["noise"].do(gray, 0.08).astype(float) - 128
+    assert noise.std() == pytest.approx(0.08 * 255, rel=0.02) and abs(noise.mean()) < 0.5
+    assert ev.HARMS["darkness"].do(gray, 0.25).max() == 32
+    for share in (0.1, 0.45):
+        white = np.zeros((20, 48, 48), np.uint8)
+        white[:, :24] = 255
+        gone = ev.HARMS["occlusion"].do(white, share)
+        assert ((gone != 0) & (gone != 255)).mean((1, 2)) == pytest.approx(share, rel=0.05)
+    small = ev.HARMS["small face"].do(faces, 8)
+    assert small.shape == faces.shape and np.abs(np.fft.fft2(small)[:, 10:38, 10:38]).mean() < 0.2 * np.abs(
+        np.fft.fft2(faces)[:, 10:38, 10:38]).mean()
+    assert ev.HARMS["JPEG"].do(faces, 7).std() != faces.std()
+
+
+@pytest.mark.parametrize("name", ev.HARMS)
+def test_harms_grow_and_repeat(name):
+    faces, harm = drawn_faces(20, seed=6).images, ev.HARMS[name]
+    before, away = faces.copy(), []
+    for strength in harm.strengths:
+        spoilt = harm.do(faces, strength)
+        assert spoilt.dtype == np.uint8 and (spoilt == harm.do(faces, strength)).all()
+        away.append(np.abs(spoilt.astype(float) - faces).mean())
+    assert (faces == before).all() and away == sorted(away) and len(away) == 6
+    assert away[0] == 0 or (name == "JPEG" and away[0] < 1)
+    assert harm.do(np.zeros((1, 60, 40), np.uint8), harm.strengths[2]).shape == (1, 60, 40)
+
+
+def test_some_of_a_part_has_every_emotion_in_its_share(data):
+    part = drawn_faces(700, seed=9)
+    few = ev.some_of(part, 100)
+    assert 90 < len(few) < 110 and (few.images == ev.some_of(part, 100).images).all()
+    assert np.abs(np.array(list(few.counts.values())) - np.array(list(part.counts.values())) / 7).max() <= 1
+    assert len(ev.some_of(part[:30], 100)) == 30
+
+
+def test_robustness_is_evaluation_on_spoilt_images(data):
+    part = data["PublicTest"]
+    hurt = ev.robustness(QUICK, part)
+    (none, as_it_is), *_, (light, dark) = hurt["darkness (light left)"]
+    assert none == 1 and as_it_is == pytest.approx(ev.evaluate(QUICK, data).figures["accuracy"])
+    spoilt = Part(ev.HARMS["darkness"].do(part.images, light), part.labels, part.names)
+    assert dark == ev.evaluate(QUICK, FaceData("dark", {"PublicTest": spoilt})).figures["accuracy"]
+    assert json.loads(json.dumps(hurt)) == hurt and [name.split(" (")[0] for name in hurt] == list(ev.HARMS)
+    assert len(ev.plot_robustness({"a": hurt, "b": hurt}).axes) == 8
+
+
 # models in all forms
 
 
@@ -339,31 +408,150 @@ def test_parts(data):
     assert len(faces) == len(data["PublicTest"]) + 5 and len(copied) == len(faces)
     faces, copied = ev.choose(data, "all")
     assert len(faces) == 168 and copied is None
+    cut = FaceData("mine", data.parts, cut=True)
+    assert [ev.usual_part(d) for d in (data, both, cut)] == ["PublicTest", "PublicTest", "all"]
+    assert ev.usual_part(FaceData("mine", cut.parts | {"PrivateTest": data["PublicTest"]}, cut=True)) == "PrivateTest"
+    assert ev.evaluate(QUICK, cut).part == "all"
+
+
+def test_what_was_left_out_is_said():
+    faults = [Fault(f"folder '{i}'", "is not named after an emotion (2 images)", "left out") for i in range(12)]
+    data = FaceData("mine", faults=[*faults, Fault("a.png", "cannot be read", "skipped")], notes=["a note"])
+    lines = ev.remarks(data)
+    assert lines[0] == "a note" and "folder '0'" in lines[1] and "(2 images)" in lines[1]
+    assert lines[-2:] == ["… and 3 more folders left out",
+                          "damaged and skipped: 1, the first is a.png: cannot be read; skipped"]
 
 
 # the results file
 
 
+TWO = [QUICK, next(m for m in MODELS if m != QUICK)]
+
+
+def with_two_models(folder, patch):
+    "The same model under two names."
+    for name in TWO:
+        shutil.copy(models_dir() / f"{QUICK}.onnx", folder / f"{name}.onnx")
+    patch.setenv("FER_NB_MODELS", str(folder))
+
+
 @pytest.fixture
 def two_models(tmp_path, monkeypatch):
-    "A folder of models with the same one under two names."
-    names = [QUICK, next(m for m in MODELS if m != QUICK)]
-    for name in names:
-        shutil.copy(models_dir() / f"{QUICK}.onnx", tmp_path / f"{name}.onnx")
-    monkeypatch.setenv("FER_NB_MODELS", str(tmp_path))
-    return names
+    with_two_models(tmp_path, monkeypatch)
+    return TWO
 
 
-def test_results_of_whatever_is_there(two_models, data, tmp_path):
-    path = ev.write_results(FaceData("mine", data.parts), log=lambda line: None)
+@pytest.fixture(scope="module")
+def whole(data):
+    "A small archive with both test parts."
+    few = {part: data["PublicTest"][i::2] for i, part in enumerate(("PublicTest", "PrivateTest"))}
+    return FaceData("mine", {"Training": data["Training"], **few})
+
+
+@pytest.fixture(scope="module")
+def kept(whole, tmp_path_factory):
+    "What measuring two models on it gave."
+    with pytest.MonkeyPatch.context() as patch:
+        with_two_models(tmp_path_factory.mktemp("models"), patch)
+        return ev.measure(whole, log=lambda line: None)
+
+
+def test_results_and_cards_of_whatever_is_there(two_models, data, tmp_path):
+    few = FaceData("mine", data.parts | {"PublicTest": data["PublicTest"][::2]})
+    path = ev.write_results(few, log=lambda line: None)
     kept = json.loads(path.read_text())
     assert path == tmp_path / "results.json" and kept["missing"] == ["PrivateTest"]
     assert [(r["model"], r["tta"]) for r in kept["rows"]] == [
         (m, tta) for tta in (False, True) for m in (*shipped_models(), "ensemble")]
     assert set(CONTRACT) < set(kept["rows"][0])
-    table = ev.results_table().splitlines()
-    assert len(table) == 2 + 6 + 2 and "not in this archive: PrivateTest" in table[-1]
-    assert len({line.count("|") for line in table[:8]}) == 1
+    right, cost, last = ev.results_table().split("\n\n")
+    assert "not in this archive: PrivateTest" in last
+    for table, rows in ((right, 6), (cost, 2)):
+        lines = table.splitlines()
+        assert len(lines) == 2 + rows and len({line.count("|") for line in lines}) == 1
+    row = kept["rows"][0]
+    assert f"| {row['accuracy']:.1%} ± " in right.splitlines()[2]
+    points = row["reliability"]
+    assert sum(points["n"]) == row["n"] and ev.mean_gap(*points.values()) == pytest.approx(
+        row["ece_cross_fitted"], abs=1e-4)
+    for model in kept["models"].values():
+        assert model["size"] == model_info(QUICK).size and len(model["robustness"]) == len(ev.HARMS)
+        assert model["images_per_second"] > 0 < model["ms_per_face"]
+    assert kept["robustness_on"] == dict(part="PublicTest", n=row["n"])
+    cards_keep_what_was_written_by_hand(tmp_path)
+
+
+def cards_keep_what_was_written_by_hand(folder):
+    files, kinds = ev.write_cards(), (".md", "_reliability.png", "_robustness.png")
+    assert {f.name for f in files} == {f"{model}{kind}" for model in TWO for kind in kinds}
+    card = folder / f"{QUICK}.md"
+    first, words = card.read_text(), "Two paragraphs with {braces} and | bars.\n\nThe second."
+    card.write_text(first.replace("Nothing is written here yet.", words))
+    pictures = [f.read_bytes() for f in files if f.suffix == ".png"]
+    ev.write_cards()
+    assert card.read_text() == first.replace("Nothing is written here yet.", words)
+    assert pictures == [f.read_bytes() for f in files if f.suffix == ".png"] and not list(folder.glob(".*"))
+    card.write_text(card.read_text().replace(ev.BY_HAND[0], ""))
+    with pytest.raises(ModelError, match="lost a mark"):
+        ev.write_cards()
+
+
+def test_tables_of_a_whole_archive(two_models, whole, kept):
+    right, _, last = ev.results_table(kept).split("\n\n")
+    parts = " | without copies | ".join(("PublicTest", "PrivateTest", "both"))
+    assert right.splitlines()[0] == f"| model | looks | {parts} | without copies | macro F1 | ECE |"
+    both, again = kept["rows"][-1], ev.ensemble([ev.evaluate(m, whole, "test", True) for m in two_models])
+    assert (both["part"], both["model"], both["n"]) == ("test", "ensemble", len(again))
+    assert both["confusion_matrix"] == again.matrix.tolist()
+    assert both["without_copies"] == pytest.approx(again.to_dict()["without_copies"])
+    row = next(r for r in kept["rows"] if r["part"] == "PrivateTest")
+    assert right.splitlines()[2].split(" | ")[-2:] == [f"{row['macro_f1']:.1%}", f"{row['ece']:.1%} |"]
+    assert "Macro F1 and ECE are PrivateTest's." in last and "not in this archive" not in last
+    first = next(r for r in kept["rows"] if r["part"] == "PublicTest" and not r["tta"])
+    assert row["sure"]["threshold"] == first["sure"]["threshold"]  # chosen on the other part
+
+
+def test_what_others_reached_is_said_with_its_source():
+    measured, published, _ = ev.published_table().split("\n\n")
+    assert "measured by us" in measured and "published by others" in published
+    for line in published.splitlines()[2:]:
+        assert "](https://" in line and "%" in line
+
+
+# the cards
+
+
+def test_a_card_says_what_the_results_say(kept):
+    saved, m = load_torch(models_dir() / f"best_{QUICK}.pth"), kept["models"][QUICK]
+    card = ev.model_card(QUICK, kept, "Words.", saved)
+    row = next(r for r in kept["rows"] if (r["model"], r["part"], r["tta"]) == (QUICK, "PrivateTest", False))
+    for shown in (
+        f"{m['parameters']:,} parameters", f"{row['accuracy']:.1%} ({row['accuracy_ci95'][0]:.1%}–",
+        f"| disgust | {row['per_class']['disgust']['precision']:.1%} |",
+        f"1.5: {m['robustness']['blur (σ, px)'][-1][1]:.1%}",
+        f"confidence of {m['threshold']:.2f}", f"{row['sure']['coverage']:.1%}", f"{saved['temperature']:.2f}",
+        f"{sum(m['trained_on'].values()):,} gray faces", "Art. 5(1)(f)", "Art. 50(3)", ev.train_command(saved),
+        f"({QUICK}_robustness.png)", f"({QUICK}_reliability.png)",
+    ):
+        assert shown in card, shown
+    assert "{" not in card and "None" not in card and "nan" not in card
+
+
+@pytest.mark.parametrize("changes", [
+    {}, dict(epochs=7, lr=0.002, start="none"),
+    dict(seed=4, teachers=("a b.pth", "c.pth"), mixup=0.3, batch_size=32, size=64),
+])
+def test_the_command_of_a_card_gives_the_same_recipe(changes):
+    import shlex
+
+    recipe = model_recipe(QUICK, **changes)
+    words = shlex.split(ev.train_command(dict(model=QUICK, recipe=vars(recipe), data={"source": "fer2013.zip"})))
+    assert words[:5] == ["fer-nb", "train", QUICK, "--data", "fer2013.zip"]
+    pairs = list(zip(words[5::2], words[6::2], strict=True))
+    given = {option[2:].replace("-", "_"): value for option, value in pairs if option != "--set"}
+    given |= dict(value.split("=", 1) for option, value in pairs if option == "--set")
+    assert make_recipe(model_recipe(QUICK), **given) == recipe
 
 
 def test_drawn_faces_do_not_replace_what_was_measured(two_models, data, tmp_path):
@@ -425,9 +613,35 @@ def test_a_folder_of_ones_own_with_other_names(tmp_path):
         (tmp_path / name).mkdir()
         for seed in range(5):
             draw_face("happy", seed + 10 * len(name)).save(tmp_path / name / f"{seed}.png")
-    result = fer_nb(QUICK, "--data", tmp_path, "--part", "all")
+    (tmp_path / "bored").mkdir()
+    draw_face("sad", 1).save(tmp_path / "bored" / "1.png")
+    result = fer_nb(QUICK, "--data", tmp_path)  # all images, for the folder has no parts
     assert result.exit_code == 0, result.output
-    assert "10 images" in result.stdout and "contempt" in result.stdout and "no image of disgust" in result.stdout
+    assert "on all, 10 images" in result.stdout and "no image of disgust" in result.stdout
+    assert "contempt is none of the seven emotions: 5 images left out" in result.stdout
+    assert "folder 'bored': is not named after one of the seven emotions (1 image); left out" in result.stdout
+    meant = fer_nb(QUICK, "--data", tmp_path, "--map", "contempt=disgust", "--map", "bored=neutral", "--json")
+    figures = json.loads(meant.stdout)
+    assert figures["n"] == 16 and figures["per_class"]["disgust"]["support"] == 5
+    assert figures["per_class"]["fear"]["f1"] is None
+    assert fer_nb(QUICK, "--data", tmp_path, "--map", "contempt").exit_code == 2
+
+
+def test_votes_on_the_command_line(tmp_path):
+    rows, votes = ["emotion,pixels,Usage"], [
+        "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"]
+    for i, part in enumerate(["Training"] * 14 + ["PublicTest"] * 14):
+        face = np.asarray(draw_face("happy", i))
+        rows.append(f"3,{' '.join(map(str, face.ravel()))},{part}")
+        votes.append(f"{part},fer{i}.png,{'6,4' if i % 2 else '1,9'},0,0,0,0,0,0,0,0")
+    (tmp_path / "fer2013.csv").write_text("\n".join(rows))
+    (tmp_path / "fer2013new.csv").write_text("\n".join(votes))
+    words = QUICK, "--data", tmp_path / "fer2013.csv", "--votes", tmp_path / "fer2013new.csv"
+    figures = json.loads(fer_nb(*words, "--json").stdout)
+    assert list(figures) == [*CONTRACT, "contested"] and figures["contested"]["images"] == 0.5
+    assert "50.0% of the images" in fer_nb(*words).stdout
+    refused = fer_nb("--data", models_dir(), "--votes", tmp_path / "fer2013new.csv")
+    assert refused.exit_code == 2 and "FER+ votes belong to the rows of fer2013.csv" in refused.stderr
 
 
 @pytest.mark.parametrize("words, says", [
@@ -435,6 +649,8 @@ def test_a_folder_of_ones_own_with_other_names(tmp_path):
     (["--part", "test"], "PrivateTest"),
     (["--write"], "--write needs --all"),
     (["--all", "custom_cnn"], "--all stands instead of names"),
+    (["--all", "--write", "--tta"], "--write measures every part as it is"),
+    (["--map", "contempt=bored"], "'contempt' cannot mean 'bored'"),
     (["custom_cn"], "custom_cnn"),
 ])
 def test_mistakes_are_one_line(folder, words, says):
@@ -447,6 +663,7 @@ def test_write_keeps_the_figures(two_models, folder, tmp_path):
     result = fer_nb("--all", "--data", folder, "--write")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "results.json").is_file() and "| model |" in result.stdout
+    assert all((tmp_path / f"{model}.md").is_file() and f"{model}.md" in result.stdout for model in two_models)
     assert not list(tmp_path.glob(".*"))
 
 
@@ -457,6 +674,7 @@ def test_results_that_cannot_be_written_leave_the_old_ones(two_models, data, tmp
         raise OSError("No space left on device")
 
     monkeypatch.setattr("fer_nb.core.os.replace", full)
+    monkeypatch.setattr(ev, "measure", lambda *_, **__: {})
     with pytest.raises(OSError, match="No space"):
         ev.write_results(FaceData("mine", data.parts), log=lambda line: None)
     assert (tmp_path / "results.json").read_text() == "old" and not list(tmp_path.glob(".*"))
