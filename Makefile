@@ -1,11 +1,13 @@
 # make app      the app at http://localhost:8501          make test   everything that CI checks
 # make install  the environment in .venv, for developing   make lab    the notebooks in JupyterLab
-# make readme   README.md from nbs/index.ipynb               make fuzz   13,700 bent files and command lines, an hour
+# make docs     the documentation's site in _docs         make dist   wheel and sdist, each tried in an empty environment
+# make readme   README.md from nbs/index.ipynb            make licences   LICENCES.md from what is installed
+# make fuzz     bent files and command lines, for an hour
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install app test lab readme fuzz
+.PHONY: help install app test lab readme docs licences dist fuzz
 
 # the first Python from 3.10 to 3.12 that works (MediaPipe has no build for later ones); or make PYTHON=/path/to/python3.11
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -44,7 +46,20 @@ lab: .venv/.dev
 	@PATH=$$PWD/$(BIN):$$PATH $(BIN)/jupyter lab nbs
 
 readme: .venv/.dev
-	@$(BIN)/jupyter nbconvert --to markdown --log-level WARN --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=remove_input --output-dir . --output README nbs/index.ipynb
+	@$(BIN)/python docs/pages.py
+
+licences: .venv/.dev
+	@PATH=$$PWD/$(BIN):$$PATH python docs/licences.py
+
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: .venv/.dev
+	@PYTHONPATH=. $(BIN)/mkdocs build --quiet --strict
+	@$(BIN)/pytest docs/test_site.py
+	@echo "== the site is in _docs; to read it: $(BIN)/python -m http.server -d _docs"
+
+dist: .venv/.dev
+	@rm -rf dist build && $(BIN)/python -m build > /dev/null
+	@bash .ci/try-dist "$(PYTHON)"
 
 # one thread a notebook: two that share the cores with several threads each would wait for one another
 test: export OMP_NUM_THREADS = 1
@@ -52,11 +67,11 @@ test: export OMP_WAIT_POLICY = passive
 test: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: .venv/.dev
 	@rm -rf .venv/before && mkdir .venv/before && cp -r nbs fer_nb README.md .venv/before
-	@echo "== notebooks clean?"
-	@nbdev_clean && diff -rq -x .ipynb_checkpoints .venv/before/nbs nbs || { echo "They were not; nbdev_clean has cleaned them: commit that."; exit 1; }
+	@echo "== notebooks clean, README.md in sync with nbs/index.ipynb?"
+	@nbdev_clean && $(MAKE) --no-print-directory readme
+	@diff -rq -x .ipynb_checkpoints .venv/before/nbs nbs && diff -q .venv/before/README.md README.md || { echo "They were not, now they are: commit that."; exit 1; }
 	@echo "== library in sync with the notebooks?"
 	@nbdev_export && diff -rq -x __pycache__ -x models .venv/before/fer_nb fer_nb || { echo "It was not; nbdev_export has written it anew: commit that."; exit 1; }
-	@$(MAKE) --no-print-directory readme && diff -q .venv/before/README.md README.md || { echo "README.md was not what nbs/index.ipynb says; now it is: commit that."; exit 1; }
 	@echo "== style (ruff)"
 	@ruff check --quiet .
 	@echo "== notebooks run?" && if [ -n "$${FER2013:-}" ]; then echo "on $$FER2013"; else echo "on drawn faces (FER2013 is not set)"; fi

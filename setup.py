@@ -1,5 +1,6 @@
 "The package is described in settings.ini, which nbdev and pip both read; this file only translates it."
 
+import re
 import shutil
 from configparser import ConfigParser
 from pathlib import Path
@@ -11,8 +12,13 @@ here = Path(__file__).parent
 config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("train", "app", "dev")}
-extras["dev"] += extras["train"] + extras["app"]
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("train", "app", "notebooks", "dev")}
+extras["notebooks"] += extras["train"] + extras["app"]
+extras["dev"] += extras["notebooks"]
+# a package's page shows the README too, where links within the repository would lead nowhere
+readme = (here / "README.md").read_text(encoding="utf-8")
+readme = re.sub(r"(!\[[^]]*\]\()(?!https?:)", rf"\1{cfg['git_url']}/raw/main/", readme)
+readme = re.sub(r"\]\((?!https?:|#)", f"]({cfg['git_url']}/blob/main/", readme)
 
 
 class WithPage(build_py):
@@ -32,11 +38,16 @@ setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description=readme,
     long_description_content_type="text/markdown",
     author=cfg["author"],
     license="Apache-2.0",
+    license_files=["LICENSE", "LICENCES.md"],
     url=cfg["git_url"],
+    project_urls={
+        "Documentation": cfg["doc_host"] + cfg["doc_baseurl"],
+        "Changes": f"{cfg['git_url']}/blob/main/CHANGELOG.md",
+    },
     keywords=cfg["keywords"].split(),
     # the trained models lie in models/ at the top of the tree and travel inside the package
     packages=["fer_nb", "fer_nb.models"],

@@ -1,5 +1,6 @@
 "The generated library and the wheel made from it."
 
+import json
 import re
 import subprocess
 import sys
@@ -23,6 +24,13 @@ def test_every_module_has_its_notebook(module):
     named = re.search(r"File to edit: (\.\./nbs/\S+\.ipynb)", module.read_text())
     assert named, f"{module.name} was not generated"
     assert (module.parent / named[1]).resolve().is_file()
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "nbs").glob("[0-9]*.ipynb")), ids=lambda p: p.name)
+def test_every_notebook_opens_in_colab(notebook):
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    badge, setup = ("".join(cell["source"]) for cell in cells[1:3])
+    assert badge.endswith(f"/blob/main/nbs/{notebook.name})") and "google.colab" in setup
 
 
 @pytest.mark.parametrize("module", ["cli", "data", "inference", "video"])
