@@ -27,9 +27,10 @@ def test_every_module_has_its_notebook(module):
 
 
 @pytest.mark.parametrize("notebook", sorted((ROOT / "nbs").glob("[0-9]*.ipynb")), ids=lambda p: p.name)
-def test_every_notebook_opens_in_colab(notebook):
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    badge, setup = ("".join(cell["source"]) for cell in cells[1:3])
+def test_every_notebook_opens_in_lab_and_colab(notebook):
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    assert content["metadata"]["kernelspec"]["name"] == "python3"  # else JupyterLab asks for a kernel
+    badge, setup = ("".join(cell["source"]) for cell in content["cells"][1:3])
     assert badge.endswith(f"/blob/main/nbs/{notebook.name})") and "google.colab" in setup
 
 
