@@ -1074,7 +1074,7 @@ def read_source(
                 raise DataError(f"FER+ votes belong to the rows of fer2013.csv. {path.name} has none: give the CSV.")
             faces = csv_faces(table, data, votes and read_votes(votes, data)) if table else image_faces(images, data)
             total = None if table else len(images)
-            gather(tqdm(faces, f"reading {path.name}", total, unit=" faces", disable=not progress), data)
+            gather(tqdm(faces, f"reading {path.name}", total, unit=" faces", disable=None if progress else True), data)
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, NotImplementedError) as e:
         raise DataError(f"{path.name} cannot be read ({e}). If it was downloaded, download it again.") from e
     if not data.parts:
