@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from pathlib import Path
 from textwrap import indent
 from typing import Annotated
@@ -19,14 +20,16 @@ import typer
 from typer.core import TyperGroup
 
 import fer_nb
-from .core import MODELS, FerError, RecipeError, default_model, model_info, shipped_models, write_beside
+from .core import MODELS, FerError, RecipeError, default_model, model_info, models_dir, shipped_models
+from .core import write_beside
 
 # %% auto #0
 __all__ = ['app', 'AsJson', 'DATA_FORMS', 'MAP', 'Meanings', 'ONE_OF', 'NO_DATA', 'GO_ON', 'START', 'SET', 'MODEL_FORMS', 'PART',
-           'VOTES', 'WRITE', 'JUDGE', 'bench', 'PICTURES', 'WHICH', 'Model', 'MinFace', 'Tta', 'Threshold', 'WHERE',
-           'Commands', 'needs', 'about', 'pairs', 'data', 'train', 'recipe', 'ledger', 'models', 'evaluate',
-           'export_models', 'bench_train', 'bench_predict', 'named_pictures', 'rows_before', 'table_file',
-           'drawing_file', 'predict', 'video', 'page_file', 'start_app', 'main']
+           'VOTES', 'WRITE', 'JUDGE', 'bench', 'Which', 'Threads', 'PEERS', 'PICTURES', 'WHICH', 'Model', 'MinFace',
+           'Tta', 'Threshold', 'WHERE', 'Commands', 'needs', 'about', 'pairs', 'data', 'train', 'recipe', 'ledger',
+           'models', 'evaluate', 'export_models', 'bench_train', 'bench_predict', 'bench_engine', 'bench_variants',
+           'named_pictures', 'rows_before', 'table_file', 'drawing_file', 'predict', 'video', 'page_file', 'start_app',
+           'main']
 
 # %% ../nbs/15_cli.ipynb #48250e3f
 class Commands(TyperGroup):
@@ -261,11 +264,13 @@ def export_models(
 # %% ../nbs/15_cli.ipynb #103daf1f
 bench = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench, name="bench", help="Measure speed on this machine.")
+Which = Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="All, unless some are named.")]
+Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="Of the network; else all cores.")]
 
 
 @bench.command("train")
 def bench_train(
-    which: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="All, unless some are named.")] = None,
+    which: Which = None,
     settings: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help=SET)] = [],  # noqa: B006
     as_json: AsJson = False,
 ):
@@ -287,26 +292,82 @@ def bench_train(
         typer.echo(json.dumps(rows, indent=2))
 
 # %% ../nbs/15_cli.ipynb #a397c52f
+#: milliseconds of one crop's way to its probabilities, median, on two cores of some other machine
+PEERS = {"fer 25.10.3": 0.53, "@vladmandic/human 3.3.6": 7.5, "@vladmandic/face-api 1.7.15": 11.8}
+
+
 @bench.command("predict")
 def bench_predict(
-    which: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="All that are here.")] = None,
-    threads: Annotated[int | None, typer.Option(metavar="N", min=1, help="Of the network; else all cores.")] = None,
+    which: Which = None,
+    threads: Threads = None,
     as_json: AsJson = False,
 ):
-    "Photo to answer: 640 by 480 pixels, one face."
+    "Photo to answer: 640 by 480 pixels, one face; looking for faces of any size, and for large ones alone."
     from fer_nb.inference import bench_photo
 
     rows = []
-    line = "{:18} {:>9} {:>9} {:>9} {:>9} {:>12}"
+    line = "{:18} {:>10} {:>8} {:>9} {:>9} {:>8} {:>10}"
     if not as_json:
-        typer.echo(line.format("milliseconds", "find", "cut out", "classify", "all", "photos/s"))
-    for name in which or shipped_models():
-        rows.append(r := bench_photo(name, threads))
+        typer.echo(line.format("milliseconds", "faces from", "find", "cut out", "classify", "all", "photos/s"))
+    for name, min_face in product(which or shipped_models(), (0, 80)):
+        rows.append(r := bench_photo(name, threads, min_face))
         if not as_json:
             steps = (f"{r[step]:.1f}" for step in ("find", "cut", "classify", "all"))
-            typer.echo(line.format(name, *steps, f"{r['photos_per_second']:.0f}"))
+            typer.echo(line.format(name, f"{min_face} px", *steps, f"{r['photos_per_second']:.0f}"))
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        return typer.echo(json.dumps(rows, indent=2))
+    typer.echo("\nothers, classify alone, as measured on two cores of another machine:")
+    for name, took in PEERS.items():
+        typer.echo(line.format(name, "", "", "", took, "", "").rstrip())
+
+
+@bench.command("engine")
+def bench_engine(
+    which: Which = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+):
+    "ONNX Runtime against PyTorch at equal input, and a batch against the product of two large matrices."
+    for name in which or MODELS:
+        model_info(name)
+    with needs("train"):
+        from fer_nb import export
+    rows = []
+    line = "{:18} {:>7} {:>9} {:>9} {:>7} {:>9} {:>13} {:>9} {:>7}"
+    if not as_json:
+        head = "input", "PyTorch", "ONNX R.", "ratio", "in batch", "GFLOP/s", "product", "share"
+        typer.echo(line.format("milliseconds/face", *head))
+    for name in which or MODELS:
+        rows.append(r := export.bench_engine(name, threads))
+        if not as_json:
+            figures = (f"{r[what]:.1f}" for what in ("torch", "onnx", "ratio", "batch", "rate", "gemm"))
+            typer.echo(line.format(name, f"{r['size']} px", *figures, f"{r['share']:.0%}"))
+            most = [f"{what} {share['time']:.0%}" for what, share in r["kinds"].items() if share["time"] >= 0.03]
+            typer.echo(f"    time of a batch: {', '.join(most)}")
+    if as_json:
+        return typer.echo(json.dumps(rows, indent=2))
+    mean = sum(r["ratio"] for r in rows) / len(rows)
+    typer.echo(f"on the average of {len(rows)}, ONNX Runtime is {mean:.1f} times as fast")
+
+
+@bench.command("variants")
+def bench_variants(
+    which: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="All that are here.")] = None,
+    data: Annotated[Path | None, typer.Option(metavar="PATH", help=NO_DATA)] = None,
+    write: Annotated[bool, typer.Option("--write", help="Keep the figures in models/<model>_variants.json.")] = False,
+):
+    "The same model at other input sizes and in eight bits: accuracy, milliseconds a face."
+    with needs("train"):
+        from fer_nb import export
+        from fer_nb.data import load_data
+    faces = load_data(data)
+    for name in which or shipped_models():
+        model_info(name)
+        typer.echo(name)
+        if write:
+            typer.echo(f"Kept in {export.write_variants(name, faces, log=typer.echo)}")
+        else:
+            export.variants(models_dir() / f"best_{name}.pth", faces, log=typer.echo)
 
 # %% ../nbs/15_cli.ipynb #17a9ab4e
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}

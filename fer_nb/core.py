@@ -15,7 +15,7 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['EMOTIONS', 'PARTS', 'COLORS', 'MODELS', 'DEFAULT_MODEL', 'FerError', 'DataError', 'ImageError', 'ModelError',
            'RecipeError', 'TrainingError', 'ModelInfo', 'model_info', 'models_dir', 'shipped_models', 'default_model',
-           'write_beside']
+           'open_session', 'write_beside']
 
 # %% ../nbs/00_core.ipynb #52fc2f57
 #: The seven classes, in the order of every label, probability vector and table in this library.
@@ -114,6 +114,27 @@ def default_model() -> str:  # a name of `shipped_models()`
     if not have:
         raise ModelError(f"There is no model in {models_dir()}. Train one: fer-nb train custom_cnn --data fer2013.zip")
     return have[0]
+
+# %% ../nbs/00_core.ipynb #c01c8bed
+def open_session(
+    model: str | Path | bytes,  # an .onnx file, or its content
+    threads: int | None = None,  # of ONNX Runtime; None: as many as there are cores
+):  # -> onnxruntime.InferenceSession, of input "faces" and output "probabilities"
+    "A running model; a file that is none of ours is a `ModelError`."
+    import onnxruntime as ort
+
+    options, name = ort.SessionOptions(), "What was given" if isinstance(model, bytes) else Path(model).name
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 4  # what goes wrong is said below
+    try:
+        given = model if isinstance(model, bytes) else str(model)
+        session = ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+    except Exception as e:  # ONNX Runtime raises a type of its own for each way to be no model
+        raise ModelError(f"{name} is not a model, or it is cut off. Copy it again, or train a new one.") from e
+    meta = session.get_modelmeta().custom_metadata_map
+    if [i.name for i in session.get_inputs()] != ["faces"] or tuple(meta.get("classes", "").split(",")) != EMOTIONS:
+        raise ModelError(f"{name} is not a model of fer_nb: it does not say that it tells seven emotions.")
+    return session
 
 # %% ../nbs/00_core.ipynb #c0912c13
 @contextmanager

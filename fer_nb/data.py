@@ -1099,7 +1099,7 @@ def read_source(
                 faces, total = csv_faces(table, data, votes and read_votes(votes, data), names), None
             else:
                 faces, total = image_faces(images, data, names), len(images)
-            gather(tqdm(faces, f"reading {path.name}", total, unit=" faces", disable=not progress), data)
+            gather(tqdm(faces, f"reading {path.name}", total, unit=" faces", disable=None if progress else True), data)
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, NotImplementedError) as e:
         raise DataError(f"{path.name} cannot be read ({e}). If it was downloaded, download it again.") from e
     if not data.parts:

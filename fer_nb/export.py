@@ -9,10 +9,11 @@ import contextlib
 import io
 import json
 import logging
+import os
 import tempfile
 import timeit
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,18 +22,19 @@ import onnxruntime as ort
 import torch
 
 from . import __version__
-from .core import ModelError, write_beside
-from .data import Part
-from .training import FaceClassifier, load_classifier, load_torch
+from .augmentation import Preprocess
+from .core import EMOTIONS, DataError, ModelError, model_info, models_dir, open_session, write_beside
+from .data import FaceData, Part, load_data
+from .training import FaceClassifier, build_net, load_classifier, load_torch
 
 # %% auto #0
-__all__ = ['to_onnx', 'with_metadata', 'running', 'onnx_probabilities', 'about', 'export', 'largest_gap', 'milliseconds',
-           'to_int8', 'compare']
+__all__ = ['SIZES', 'to_onnx', 'with_metadata', 'running', 'onnx_probabilities', 'about', 'export', 'largest_gap', 'milliseconds',
+           'operations', 'bench_engine', 'kind', 'time_by_kind', 'to_int8', 'variants', 'write_variants']
 
 # %% ../nbs/10_export.ipynb #c4d3999d
 def to_onnx(
     clf: FaceClassifier,  # what to export
-    metadata: dict[str, str],  # written into the file
+    metadata: dict[str, str],  # written into the file, beside the names of the classes
 ) -> bytes:  # an ONNX model: "faces" uint8 [N, H, W] to "probabilities" float32 [N, K]
     "The classifier as ONNX, with N, H and W free."
     dims = tuple(torch.export.Dim(n, min=1, max=8192) for n in ("N", "H", "W"))
@@ -42,7 +44,7 @@ def to_onnx(
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(clf.eval(), (example,), dynamo=True, dynamic_shapes=(dims,), opset_version=20,
                                     input_names=["faces"], output_names=["probabilities"], verbose=False)
-    return with_metadata(program.model_proto.SerializeToString(), metadata)
+    return with_metadata(program.model_proto.SerializeToString(), {"classes": ",".join(EMOTIONS)} | metadata)
 
 
 def with_metadata(
@@ -59,14 +61,11 @@ def with_metadata(
 
 def running(
     model: bytes | str | Path,  # an ONNX file or its content
-    threads: int = 0,  # 0: as many as there are cores
+    threads: int | None = None,  # None: as many as there are cores
 ) -> Callable[[np.ndarray], np.ndarray]:  # uint8 [N, H, W] to float32 [N, K]
     "An exported model as a function."
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    model = model if isinstance(model, bytes) else str(model)
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return lambda faces: session.run(None, {"faces": faces})[0]
+    session = open_session(model, threads)
+    return lambda faces: session.run(["probabilities"], {"faces": faces})[0]
 
 
 def onnx_probabilities(
@@ -133,17 +132,96 @@ def largest_gap(
 
 # %% ../nbs/10_export.ipynb #6cdd98de
 def milliseconds(
-    call: Callable[[], object],
-) -> float:
-    "How long a call takes: the best of many, because whatever else a machine does only adds to it."
-    call()
-    return 1000 * min(timeit.repeat(call, number=1, repeat=60))
+    *calls: Callable[[], object],
+    times: int = 60,  # of each, after one to warm up
+) -> list[float]:  # of each call
+    "How long calls take: they take turns, and the best counts, because whatever else a machine does only adds to it."
+    for call in calls: call()
+    took = [[timeit.timeit(call, number=1) for call in calls] for _ in range(times)]
+    return [1000 * min(one) for one in zip(*took, strict=True)]
+
+# %% ../nbs/10_export.ipynb #11518e21
+def operations(
+    clf: FaceClassifier,
+) -> float:  # floating-point operations for one face, in billions
+    "The arithmetic of a network's convolutions and products; an addition and a multiplication are two."
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        clf(torch.zeros(1, 48, 48, dtype=torch.uint8))
+    return counter.get_total_flops() / 1e9
+
+
+def bench_engine(
+    name: str,  # a key of `MODELS`; one that is not shipped is measured with fresh weights
+    threads: int | None = None,  # of both; None: as many as there are cores
+) -> dict:  # times in milliseconds a face, rates in billions of operations a second
+    "PyTorch against ONNX Runtime at equal input, and a batch against the product of two matrices."
+    info, checkpoint = model_info(name), models_dir() / f"best_{name}.pth"
+    fresh = FaceClassifier(build_net(name), Preprocess(info.size, info.channels)).eval()
+    clf = load_classifier(checkpoint) if checkpoint.is_file() else fresh
+    before, threads = torch.get_num_threads(), threads or os.cpu_count() or 1
+    content, matrix = to_onnx(clf, {}), torch.rand(1024, 1024)
+    says, faces = running(content, threads), np.random.default_rng(0).integers(0, 256, (32, 48, 48), dtype=np.uint8)
+    torch.set_num_threads(threads)
+    with torch.inference_mode():
+        eager, onnx = milliseconds(lambda: clf(torch.from_numpy(faces[:1])), lambda: says(faces[:1]), times=40)
+        product, batch = milliseconds(lambda: matrix @ matrix, lambda: says(faces), times=10)
+    torch.set_num_threads(before)
+    work, gemm = operations(clf), 2 * 1.024**3 / product * 1000
+    rate = work * len(faces) / batch * 1000
+    return dict(
+        model=name, size=clf.preprocess.size, threads=threads, shipped=checkpoint.is_file(), torch=round(eager, 2),
+        onnx=round(onnx, 2), ratio=round(eager / onnx, 2), batch=round(batch / len(faces), 2),
+        gigaoperations=round(work, 3), rate=round(rate, 1), gemm=round(gemm, 1), share=round(rate / gemm, 3),
+        kinds=time_by_kind(content, faces, threads))
+
+# %% ../nbs/10_export.ipynb #abc61a16
+def kind(
+    event: dict,  # of ONNX Runtime's diary
+) -> tuple[str, float]:  # what sort of node it was, else its name in ONNX; and its floating-point operations
+    "What a node does."
+    a = event["args"]
+    if a["op_name"] in ("Gemm", "MatMul", "FusedMatMul"):
+        given, out = (next(iter(a[side][0].values())) for side in ("input_type_shape", "output_type_shape"))
+        return "products", 2 * np.prod(out, dtype=float) * given[-1]
+    if a["op_name"] not in ("Conv", "FusedConv"):
+        return a["op_name"], 0.0
+    given, weights, *_ = (next(iter(shape.values())) for shape in a["input_type_shape"])
+    out = next(iter(a["output_type_shape"][0].values()))
+    operations = 2 * np.prod(out, dtype=float) * np.prod(weights[1:], dtype=float)
+    if weights[1] == 1 and given[1] > 1:
+        return "depthwise convolutions", operations
+    return "1×1 convolutions" if weights[2:] == [1, 1] else "other convolutions", operations
+
+
+def time_by_kind(
+    content: bytes,  # an exported model
+    faces: np.ndarray,  # uint8 [N, H, W]
+    threads: int,
+) -> dict[str, dict[str, float]]:  # kind -> its share of the time and of the arithmetic, 0-1
+    "What ONNX Runtime spends its time on."
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.enable_profiling = threads, True
+    with tempfile.TemporaryDirectory() as d:
+        options.profile_file_prefix = f"{d}/diary"
+        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        for _ in range(5): session.run(None, {"faces": faces})
+        events = json.loads(Path(session.end_profiling()).read_text())
+    found: dict[str, np.ndarray] = {}
+    for event in events:
+        if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
+            name, operations = kind(event)
+            found[name] = found.get(name, 0) + np.array([event["dur"], operations])
+    shares = {name: both / sum(found.values()) for name, both in found.items()}
+    ordered = sorted(shares.items(), key=lambda kv: -kv[1][0])
+    return {name: dict(time=round(float(t), 3), arithmetic=round(float(a), 3)) for name, (t, a) in ordered}
 
 # %% ../nbs/10_export.ipynb #1a9c0d60
 def to_int8(
     content: bytes,  # an exported model
     faces: np.ndarray,  # uint8 [N, H, W] from Training, to measure the range of each activation on; some hundred
-) -> bytes:  # the same with 8-bit convolutions and products, and the same metadata
+) -> bytes:  # the same with 8-bit activations and 7-bit weights, and the same metadata
     "Static quantisation."
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
@@ -161,22 +239,49 @@ def to_int8(
         whole.write_bytes(content)
         quant_pre_process(whole, fused, skip_symbolic_shape=True)
         quantize_static(
-            fused, small, Faces(), op_types_to_quantize=["Conv", "Gemm", "MatMul"], per_channel=True,
+            fused, small, Faces(), op_types_to_quantize=["Conv", "Gemm", "MatMul"], per_channel=True, reduce_range=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
         metadata = {p.key: p.value for p in onnx.load_from_string(content).metadata_props}
         return with_metadata(small.read_bytes(), metadata)
 
+# %% ../nbs/10_export.ipynb #8f67ded6
+SIZES = (48, 64, 96, 128, 160, 192, 240)  # sides of the input to try, pixels
 
-def compare(
-    before: bytes,  # an exported model
-    after: bytes,  # the same, changed
-    part: Part,  # faces with labels
-) -> dict:  # n, and of both: accuracy (0-1), megabytes, milliseconds a face; same: share of equal answers
-    "What a change of the model file costs and saves."
-    one = part.images[:1]
-    times = [milliseconds(partial(running(m, threads=1), one)) for m in (before, after)]
-    answers = [onnx_probabilities(m, part.images).argmax(1) for m in (before, after)]
-    accuracy = [float((a == part.labels).mean()) for a in answers]
-    return dict(
-        n=len(part), accuracy=accuracy, same=float((answers[0] == answers[1]).mean()),
-        megabytes=[len(m) / 1e6 for m in (before, after)], milliseconds=times)
+
+def variants(
+    checkpoint: str | Path,  # a best_<model>.pth
+    data: FaceData,  # its PublicTest is asked, its Training sets the ranges of eight bits
+    sizes: Sequence[int] = SIZES,  # pixels; the checkpoint's own is always among them
+    log: Callable[[str], None] = print,  # gets a line for each variant
+) -> dict:  # model, size (its own, pixels), source, fingerprint; bits and sizes: rows with n and figures
+    "One checkpoint in 32 and in 8 bits, asked of all faces, and at several input sizes, asked of a third of them."
+    clf, saved, part = load_classifier(checkpoint), load_torch(checkpoint), data["PublicTest"]
+    train, models, third = data["Training"].images, {("bits", 32): to_onnx(clf, {})}, part[::3]
+    some = train[np.random.default_rng(0).permutation(len(train))[:128]]
+    models["bits", 8] = to_int8(models["bits", 32], some)
+    for size in sorted({saved["size"], *sizes}):
+        models["size", size] = to_onnx(FaceClassifier(clf.net, Preprocess(size, saved["channels"])), {})
+    took = milliseconds(*(partial(running(model, threads=1), part.images[:1]) for model in models.values()))
+    rows = {"bits": [], "size": []}
+    for ((what, value), model), ms in zip(models.items(), took, strict=True):
+        faces = part if what == "bits" else third
+        right = onnx_probabilities(model, faces.images).argmax(1) == faces.labels
+        rows[what].append({what: value, "n": len(faces), "accuracy": round(float(right.mean()), 5),
+                           "milliseconds": round(ms, 2), "megabytes": round(len(model) / 1e6, 2)})
+        log(f"{what} {value}: {right.mean():.1%} of {len(faces)}, {ms:.1f} ms")
+    return dict(model=saved["model"], size=saved["size"], source=data.source, fingerprint=data.fingerprint,
+                bits=rows["bits"], sizes=rows["size"])
+
+
+def write_variants(
+    name: str,  # a model with a checkpoint in models/
+    data: FaceData,  # as in `variants`
+    log: Callable[[str], None] = print,  # gets a line for each variant
+) -> Path:  # <model>_variants.json in `models_dir()`
+    "Measure the variants of a model and keep the figures beside it."
+    if data.drawn:
+        raise DataError("Figures on drawn faces are not worth keeping. Give the data set: --data fer2013.zip")
+    path, found = models_dir() / f"{name}_variants.json", variants(models_dir() / f"best_{name}.pth", data, log=log)
+    with write_beside(path) as tmp:
+        tmp.write_text(json.dumps(found, indent=1) + "\n")
+    return path

@@ -305,7 +305,10 @@ def window(
     height, width = image.shape[:2]
     rows, columns = np.arange(top, bottom).clip(0, height - 1), np.arange(left, right).clip(0, width - 1)
     part = np.ascontiguousarray(image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
-    return Image.fromarray(np.asarray(Image.fromarray(part).convert("L"))[rows - rows[0]][:, columns - columns[0]])
+    gray = np.asarray(Image.fromarray(part).convert("L"))
+    if gray.shape != (len(rows), len(columns)):  # beyond the edge
+        gray = gray.take(rows - rows[0], 0).take(columns - columns[0], 1)
+    return Image.fromarray(gray)
 
 
 def crop_face(

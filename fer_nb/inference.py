@@ -20,15 +20,16 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from fer_nb.core import (
-    COLORS, EMOTIONS, FerError, ImageError, ModelError, default_model, model_info, models_dir, shipped_models,
+    COLORS, EMOTIONS, FerError, ImageError, ModelError, default_model, model_info, models_dir, open_session,
+    shipped_models,
 )  # fmt: skip
 from .data import tta_views
 from .faces import Face, Picture, crop_face, find_faces, load_image
 
 # %% auto #0
-__all__ = ['NO_FACE', 'COLUMNS', 'NO_CROPS', 'BATCH_FACES', 'BATCH_PIXELS', 'Model', 'model_file', 'open_session',
-           'shared_session', 'FaceEmotion', 'ink', 'label_place', 'draw_faces', 'Result', 'to_pandas', 'ahead', 'Look',
-           'look', 'look_or_error', 'is_many', 'EmotionRecognizer', 'compare_models', 'spots', 'Explanation', 'explain',
+__all__ = ['NO_FACE', 'COLUMNS', 'NO_CROPS', 'BATCH_FACES', 'BATCH_PIXELS', 'Model', 'model_file', 'shared_session',
+           'FaceEmotion', 'ink', 'label_place', 'draw_faces', 'Result', 'to_pandas', 'ahead', 'Look', 'look',
+           'look_or_error', 'is_many', 'EmotionRecognizer', 'compare_models', 'spots', 'Explanation', 'explain',
            'milliseconds', 'bench_photo']
 
 # %% ../nbs/12_inference.ipynb #5cdd161a
@@ -44,26 +45,6 @@ def model_file(
     if not path.is_file():
         raise ModelError(f"There is no file {path}. {advice}.")
     return path
-
-
-def open_session(
-    path: Path,  # an .onnx file
-    threads: int | None,  # of ONNX Runtime; None: as many as there are cores
-):  # -> onnxruntime.InferenceSession
-    "A running model; a file that is none of ours is a `ModelError`."
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 4  # what goes wrong is said below
-    try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as e:  # ONNX Runtime raises a type of its own for each way to be no model
-        raise ModelError(f"{path.name} is not a model, or it is cut off. Copy it again, or train a new one.") from e
-    meta = session.get_modelmeta().custom_metadata_map
-    if [i.name for i in session.get_inputs()] != ["faces"] or tuple(meta.get("classes", "").split(",")) != EMOTIONS:
-        raise ModelError(f"{path.name} is not a model of fer_nb: it does not say that it tells seven emotions.")
-    return session
 
 # %% ../nbs/12_inference.ipynb #8096e697
 _sessions: WeakValueDictionary = WeakValueDictionary()

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -302,7 +303,8 @@ class Timeline:
             pen.text((left - 10, y + strip / 2), f"face {row['track']}", "black", font, anchor="rm")
         y = picture.height - 24
         for i in range(6):
-            text, at = f"{self.end * i / 5:.3g} s", left + across * i / 5
+            time, at = self.end * i / 5, left + across * i / 5
+            text = f"{time:.3g} s" if self.end < 60 else str(timedelta(seconds=round(time)))
             pen.line((at, y - gap, at, y - gap + 4), "black")
             pen.text((at, y + 4), text, "black", font, anchor=("lm", "mm", "rm")[(i > 0) + (i == 5)])
         if not rows:

@@ -350,6 +350,34 @@ def test_export_writes_the_model(tmp_path):
     assert "does not exist" in one_line(fer_nb("export", tmp_path / "best_none.pth"))
 
 
+def test_export_of_what_is_no_checkpoint(tmp_path):
+    torch = pytest.importorskip("torch", reason="export needs the [train] extra")
+    whole = (models_dir() / f"best_{shipped_models()[-1]}.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    torch.save({"model_state_dict": {}}, tmp_path / "others.pth")
+    for name in ("cut", "text", "others"):
+        assert f"{name}.pth" in one_line(fer_nb("export", tmp_path / f"{name}.pth"))
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".pth"] * 3
+
+
 def test_bench_predict_measures():
     rows = json.loads(fer_nb("bench", "predict", shipped_models()[-1], "--json").stdout)
-    assert all(rows[0][step] > 0 for step in ("find", "cut", "classify", "all", "photos_per_second"))
+    assert len(rows) == 2  # all faces, and large ones
+    assert all(row[step] > 0 for row in rows for step in ("find", "cut", "classify", "all", "photos_per_second"))
+    said = fer_nb("bench", "predict", shipped_models()[-1]).stdout
+    assert "photos/s" in said and "fer 25.10.3" in said
+
+
+def test_bench_engine_compares_with_pytorch():
+    pytest.importorskip("torch", reason="PyTorch comes with the [train] extra")
+    (row,) = json.loads(fer_nb("bench", "engine", "custom_cnn", "--threads", 1, "--json").stdout)
+    assert row["ratio"] == pytest.approx(row["torch"] / row["onnx"], rel=0.02) and 0 < row["share"] < 1.5
+    assert sum(share["time"] for share in row["kinds"].values()) == pytest.approx(1, abs=0.02)
+    assert "Did you mean" in one_line(fer_nb("bench", "engine", "custom_cn"))
+
+
+def test_bench_variants_keeps_nothing_of_drawn_faces(tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="PyTorch comes with the [train] extra")
+    monkeypatch.delenv("FER2013", raising=False)
+    assert "drawn" in one_line(fer_nb("bench", "variants", "custom_cnn", "--write"))

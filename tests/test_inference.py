@@ -189,6 +189,27 @@ def test_an_array_of_another_form_is_told_which_is_wanted(name, recognizer):
     assert "[height, width, 3]" in str(error.value)
 
 
+BAD_CROPS = {
+    "float": np.zeros((2, 48, 48)),
+    "nan": np.full((1, 48, 48), np.nan, np.float32),
+    "one face": np.zeros((48, 48), np.uint8),
+    "colours": np.zeros((2, 48, 48, 3), np.uint8),
+    "nothing of a face": np.zeros((2, 0, 48), np.uint8),
+    "words": np.array(["happy"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CROPS)
+def test_crops_of_another_form_are_told_which_is_wanted(name, recognizer):
+    with pytest.raises(ImageError, match=r"uint8 \[N, height, width\], gray"):
+        recognizer.classify(BAD_CROPS[name])
+
+
+def test_a_picture_of_no_size_is_none(recognizer):
+    with pytest.raises(ImageError, match="not a picture"):
+        recognizer(Image.new("RGB", (0, 5)))
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (5, 5), (48, 48), (3000, 20)])
 def test_a_picture_without_a_face_is_an_answer(size, recognizer):
     result = recognizer(Image.new("RGB", size, (90, 120, 200)))
