@@ -1,17 +1,24 @@
-"""The page in a real browser, started as a user starts it: `fer-nb app`."""
+"""The pages in a real browser, started as a user starts them: `fer-nb app`."""
 
+import csv
+import io
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from fer_nb.data import draw_face
+from fer_nb.core import EMOTIONS, MODELS, models_dir, shipped_models
+from fer_nb.data import draw_face, draw_group
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need Playwright")
 pytest.importorskip("streamlit", reason="the browser tests need the [app] extra")
@@ -19,40 +26,75 @@ pytest.importorskip("streamlit", reason="the browser tests need the [app] extra"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 OFFLINE = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+CLIP = Path(__file__).parents[2] / "shared" / "photos" / "single_face.mp4"
+DEFAULT = shipped_models()[0]
+SECOND = next(name for name in MODELS if name != DEFAULT)
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium")
+sync_api.expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    "A running app, started from a folder that is not the project's."
+def server(tmp_path_factory):
+    "A running app, started from a folder that is not the project's, with a second model; its address and its process."
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
+    models, log = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("app") / "log"
+    for name in {DEFAULT, SECOND, *shipped_models()}:
+        source = name if name in shipped_models() else DEFAULT
+        shutil.copy(models_dir() / f"{source}.onnx", models / f"{name}.onnx")
+    shutil.copy(models_dir() / "results.json", models)
     env = os.environ | {"STREAMLIT_SERVER_PORT": str(port), "STREAMLIT_SERVER_HEADLESS": "true"}
+    env |= {"FER_NB_MODELS": str(models)}
     command = [sys.executable, "-c", "from fer_nb.cli import app; app()", "app"]
-    log = tmp_path_factory.mktemp("app") / "log"
     with log.open("w") as out:
-        server = subprocess.Popen(command, cwd=log.parent, env=env, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=log.parent, env=env, stdout=out, stderr=subprocess.STDOUT)
     try:
         for _ in range(300):
             try:
                 if urlopen(f"http://localhost:{port}/_stcore/health").status == 200:
                     break
             except OSError:
-                assert server.poll() is None, log.read_text()
+                assert process.poll() is None, log.read_text()
                 time.sleep(0.2)
-        yield f"http://localhost:{port}"
+        yield f"http://localhost:{port}", process
+        assert process.poll() is None, log.read_text()
+        assert "Traceback" not in log.read_text(), log.read_text()
     finally:
-        server.terminate()
-        server.wait(20)
+        process.terminate()
+        process.wait(20)
 
 
 @pytest.fixture(scope="module")
-def browser():
+def address(server):
+    return server[0]
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    "What the camera sees: a clip of a real face where there is one, else a drawn face that moves, smiles and stops."
+    path = tmp_path_factory.mktemp("camera") / "scene.mjpeg"
+    if CLIP.exists():
+        from fer_nb.video import Film
+
+        frames = (Image.fromarray(frame.image) for frame in Film(CLIP))
+    else:
+        faces = [draw_face(e, 1, size=360, zoom=0.6).convert("RGB") for e in ("happy", "surprise")]
+        frames = (Image.new("RGB", (640, 360), "gray") for _ in range(60))
+        frames = (f.paste(faces[i // 30], (100 + i, 0)) or f for i, f in enumerate(frames))
+    with path.open("wb") as file:
+        for frame in frames:
+            frame.save(file, "JPEG", quality=90)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(scene):
     with sync_api.sync_playwright() as playwright:
+        camera = [*CAMERA, f"--use-file-for-fake-video-capture={scene}"]
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", *OFFLINE, *CAMERA]
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", *OFFLINE, *camera]
         )
         yield browser
         browser.close()
@@ -63,17 +105,19 @@ def page(browser, address, request):
     "The page as it opens; afterwards nothing may have been asked of another machine, nor have gone wrong in it."
     settings = {"viewport": {"width": 1280, "height": 900}} | getattr(request, "param", {})
     context = browser.new_context(permissions=["camera"], **settings)
+    context.set_default_timeout(60_000)
     page, asked, wrong = context.new_page(), [], []
     page.on("request", lambda r: asked.append(r.url))
     page.on("websocket", lambda w: asked.append(w.url))
     page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda e: wrong.append(str(e)))
+    page.on("dialog", lambda d: wrong.append(d.message) or d.dismiss())  # a script of somebody else's would say hello
     page.goto(address)
-    page.get_by_role("heading", name="What does this face show?").wait_for()
+    page.get_by_role("button", name="No photo at hand?").wait_for()  # the last thing on it
     yield page
     context.close()
     host = address.removeprefix("http://")
-    own = (f"http://{host}", f"ws://{host}", "data:", "blob:")
+    own = (f"http://{host}", f"ws://{host}", "data:", f"blob:http://{host}")
     assert [url for url in asked if not url.startswith(own)] == []
     assert wrong == []
 
@@ -82,20 +126,25 @@ def page(browser, address, request):
 def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
     draw_face("happy", 1, size=480, zoom=0.6).save(folder / "face.png")
+    draw_group(["happy", "surprise", "neutral", "sad"], 3).save(folder / "group.png")
     Image.new("RGB", (320, 240), "teal").save(folder / "wall.png")
     (folder / "notes.jpg").write_text("not a photo")
     return folder
 
 
-def upload(page, file):
-    page.locator("input[type=file]").set_input_files(file)
+def upload(page, *files):
+    page.locator("input[type=file]").set_input_files(files)
+
+
+def look_at(page, source):
+    page.get_by_role("radio", name=source).click()
 
 
 def test_a_photo_and_its_seven_numbers(page, photos):
     upload(page, photos / "face.png")
     card = page.get_by_role("article")
     card.wait_for()
-    photo = page.get_by_alt_text("The photo: 1 face, numbered")
+    photo = page.get_by_alt_text("face.png: 1 face, numbered")
     assert photo.evaluate("img => img.decode().then(() => img.naturalWidth)") > 0
     numbers = card.locator(".fer-bars li")
     assert [n.is_visible() for n in numbers.all()] == [True] * 3 + [False] * 4
@@ -103,6 +152,38 @@ def test_a_photo_and_its_seven_numbers(page, photos):
     numbers.last.wait_for()
     shown = sum(int(n.inner_text().split()[-1].rstrip("%")) for n in numbers.all())
     assert 97 <= shown <= 103  # seven rounded percentages
+    page.get_by_role("switch", name="Where did it look?").press("Space")
+    page.get_by_alt_text("coloured by what counted").wait_for()
+
+
+def test_many_faces_and_what_there_is_to_take_along(page, photos):
+    upload(page, photos / "group.png")
+    cards = page.get_by_role("article")
+    cards.first.wait_for()
+    said = [card.locator("strong").inner_text() for card in cards.all()]
+    assert len(said) > 2
+
+    def taken(name):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=name).click()
+        return download.value.suggested_filename, Path(download.value.path()).read_bytes()
+
+    name, table = taken("Table (CSV)")
+    assert name == "group.csv"
+    assert [row["emotion"] for row in csv.DictReader(io.StringIO(table.decode()))] == said
+    assert [face["emotion"] for face in json.loads(taken("JSON")[1])[0]["faces"]] == said
+    name, picture = taken("Picture with boxes")
+    assert name == "group_faces.jpg" and Image.open(io.BytesIO(picture)).size == (1280, 320)
+
+
+def test_several_photos_and_another_model(page, photos):
+    upload(page, photos / "face.png", photos / "group.png")
+    page.get_by_role("heading", name="group.png").wait_for()
+    page.get_by_text(f"read by {MODELS[DEFAULT].title}").nth(1).wait_for()
+    page.get_by_text(MODELS[SECOND].title, exact=True).click()
+    page.get_by_text(f"read by {MODELS[SECOND].title}").nth(1).wait_for()
+    page.get_by_text("All together", exact=True).click()
+    page.get_by_text("read by All together").nth(1).wait_for()
 
 
 def test_what_is_no_photo_and_what_has_no_face(page, photos):
@@ -113,24 +194,281 @@ def test_what_is_no_photo_and_what_has_no_face(page, photos):
     alert.filter(has_text="face").wait_for()
     upload(page, photos / "face.png")
     page.get_by_role("article").wait_for()
-    assert alert.count() == 0
+
+
+def test_hostile_uploads(page, photos, tmp_path):
+    from test_app import HOSTILE
+
+    script = "<img src=x onerror=alert(1)>"
+    for number, make in enumerate(HOSTILE.values()):
+        (tmp_path / f"{number}{script}.png").write_bytes(make())
+    upload(page, *sorted(tmp_path.iterdir()), photos / "face.png")
+    page.get_by_role("article").wait_for()
+    assert page.get_by_test_id("stAlert").count() == len(HOSTILE)
+    assert page.get_by_role("heading", name=script).count() == len(HOSTILE)  # as text
+    (tmp_path / "large.jpg").write_bytes(bytes(31_000_000))
+    (tmp_path / "drawing.svg").write_text("<svg/>")
+    upload(page, tmp_path / "large.jpg", tmp_path / "drawing.svg")
+    page.get_by_text("must be 30MB or smaller").first.wait_for()
+    page.get_by_text("not allowed").first.wait_for()
+    assert page.get_by_role("article").count() == 1  # the app lives on
 
 
 def test_a_snapshot(page):
-    page.get_by_role("radio", name="Camera").click()
+    look_at(page, "Snapshot")
     page.wait_for_function("(v => v && v.readyState >= 2 && v.videoWidth)(document.querySelector('video'))")  # it runs
     page.get_by_role("button", name="Take Photo").click()
-    page.get_by_text("read on this machine").wait_for()
+    page.get_by_text("read by").wait_for()
+
+
+def cpu_seconds(process):
+    "Processor time that a process has used."
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_live(page, server):
+    answers = []
+
+    def listen(wire):
+        if "/live?" in wire.url:
+            wire.on("framereceived", lambda text: answers.append(json.loads(text)))
+
+    page.on("websocket", listen)
+    look_at(page, "Live")
+    page.get_by_role("button", name="Start the camera").click()
+    page.get_by_text("pictures a second").wait_for()
+    n, used, start = len(answers), cpu_seconds(server[1]), time.monotonic()
+    page.wait_for_timeout(5000)
+    n, used, took = len(answers) - n, cpu_seconds(server[1]) - used, time.monotonic() - start
+    print(f"{n / took:.1f} pictures a second, {1000 * used / n:.0f} ms of the server's processor time each")
+    assert used / n < 1 / 15  # one core of two is enough for 15 a second
+    if os.getloadavg()[0] < 0.5 * os.cpu_count():  # on a machine that has nothing else to do
+        assert n / took >= 15
+    assert answers[-1]["width"] == 640 and {face["emotion"] for a in answers for face in a["faces"]} <= {*EMOTIONS}
+    if CLIP.exists():
+        assert sum(len(a["faces"]) == 1 for a in answers) > 0.9 * len(answers)
+        said = page.get_by_role("status").filter(has_text="%").inner_text().split()[0]
+        assert said in EMOTIONS
+    shown = page.locator("canvas.chart").evaluate(
+        "c => c.getContext('2d').getImageData(c.width - 2, c.height / 2, 1, 1).data[3]"
+    )
+    assert shown == 255 or not CLIP.exists()
+    page.get_by_text(MODELS[SECOND].title, exact=True).click()  # the camera stays on
+    page.wait_for_event("websocket", lambda w: f"models={SECOND}" in w.url)
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Start the camera").wait_for()
+    assert page.locator("video").evaluate("v => v.srcObject") is None
+
+
+NO_CAMERA = {
+    "no HTTPS": ("Object.defineProperty(navigator, 'mediaDevices', {value: undefined})", "over HTTPS"),
+    "no permission": (
+        "navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', 'NotAllowedError'))",
+        "may not use the camera",
+    ),
+    "no camera": (
+        "navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', 'NotFoundError'))",
+        "There is no camera",
+    ),
+}
+
+
+@pytest.mark.parametrize("why", NO_CAMERA)
+def test_live_falls_back_to_a_snapshot_and_says_why(page, why):
+    script, sentence = NO_CAMERA[why]
+    page.evaluate(f"() => {{ {script} }}")
+    look_at(page, "Live")
+    page.get_by_role("button", name="Start the camera").click()
+    page.get_by_test_id("stAlert").filter(has_text=sentence).wait_for()
+    page.get_by_test_id("stFileUploader" if why == "no HTTPS" else "stCameraInput").wait_for()
+
+
+def test_live_says_when_the_line_is_broken(page):
+    page.route_web_socket(lambda url: "/live?" in url, lambda wire: wire.close())
+    look_at(page, "Live")
+    page.get_by_role("button", name="Start the camera").click()
+    page.get_by_test_id("stAlert").filter(has_text="line to the server").wait_for()
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory, scene):
+    import cv2
+
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    capture = cv2.VideoCapture(str(scene))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (640, 360))
+    for _ in range(15):
+        writer.write(capture.read()[1])
+    writer.release()
+    return path
+
+
+def test_a_film(page, film):
+    look_at(page, "Film")
+    upload(page, film)
+    page.get_by_text("mostly").first.wait_for()
+    video = page.locator("video")
+    page.wait_for_function("document.querySelector('video').readyState >= 1")  # the browser can play it
+    assert 1 < video.evaluate("v => v.duration") < 2
+    page.get_by_role("img", name="Face 1 over time").wait_for()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Film with boxes").click()
+    assert download.value.suggested_filename == "film_faces.webm"
+
+
+def test_how_good(page):
+    page.get_by_role("link", name="How good is it?").click()
+    page.get_by_role("heading", name="What it is not for").wait_for()
+    assert page.get_by_role("table").first.get_by_role("row").count() >= 2
+    cells = page.get_by_role("table").nth(1).get_by_role("cell").all_inner_texts()
+    assert sum(int(c) for c in cells if c.strip()) == pytest.approx(700, abs=20)
+    page.get_by_role("link", name="Faces").click()
+    page.get_by_role("heading", name="What does this face show?").wait_for()
+
+
+CONTRAST = """() => {
+  const parse = c => {
+    const [r, g, b, a = 1] = c.match(/[\\d.]+/g).map(Number);
+    return c.startsWith('color(srgb') ? [r * 255, g * 255, b * 255, a] : [r, g, b, a];
+  };
+  const over = (top, under) => [0, 1, 2].map(i => top[i] * top[3] + under[i] * (1 - top[3])).concat(1);
+  const linear = v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = c => [.2126, .7152, .0722].reduce((sum, weight, i) => sum + weight * linear(c[i] / 255), 0);
+  const hidden = '[aria-hidden=true], [disabled], [data-testid=stIconMaterial]', poor = [];
+  const texts = 'h1, h2, h3, p, span, b, strong, em, td, th, summary, figcaption, label, button';
+  for (const e of document.querySelectorAll(texts)) {
+    const text = [...e.childNodes].filter(n => n.nodeType === 3).map(n => n.data.trim()).join('');
+    if (!text || !e.checkVisibility() || e.closest(hidden)) continue;
+    const chain = [];
+    for (let a = e; a; a = a.parentElement) chain.unshift(getComputedStyle(a));
+    const under = chain.reduce((under, style) => over(parse(style.backgroundColor), under), [255, 255, 255, 1]);
+    const ink = parse(chain.at(-1).color);
+    ink[3] *= chain.reduce((alpha, style) => alpha * style.opacity, 1);
+    const [dark, bright] = [light(over(ink, under)), light(under)].sort((x, y) => x - y);
+    const ratio = (bright + .05) / (dark + .05);
+    if (ratio < 4.5) poor.push(`${ratio.toFixed(1)}: ${text.slice(0, 40)}`);
+  }
+  return poor;
+}"""
+
+
+@pytest.mark.parametrize("page", [{}, {"color_scheme": "dark"}], indirect=True, ids=["light", "dark"])
+def test_all_text_stands_out(page, photos):
+    assert page.evaluate(CONTRAST) == []
+    upload(page, photos / "group.png")
+    page.get_by_text("JSON").wait_for()
+    assert page.evaluate(CONTRAST) == []
+    page.get_by_role("link", name="How good is it?").click()
+    page.get_by_role("heading", name="What it is not for").wait_for()
+    assert page.evaluate(CONTRAST) == []
 
 
 @pytest.mark.parametrize(
     "page", [{"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"}], indirect=True, ids=["phone, dark"]
 )
 def test_on_a_phone_in_the_dark(page):
-    page.get_by_role("radio", name="Drawn face").click()
+    def fits(what):
+        box = what.bounding_box()
+        return box["x"] >= 0 and box["x"] + box["width"] <= 360  # nothing hangs out at the side
+
+    look_at(page, "Drawn")
     card = page.get_by_role("article")
     card.wait_for()
-    box = card.bounding_box()
-    assert box["x"] >= 0 and box["x"] + box["width"] <= 360  # nothing hangs out at the side
+    assert fits(card)
     background = page.get_by_test_id("stApp").evaluate("e => getComputedStyle(e).backgroundColor")
     assert max(int(c) for c in background.strip("rgb()").split(",")) < 60
+    look_at(page, "Live")
+    page.get_by_role("button", name="Start the camera").wait_for()
+    assert fits(page.locator(".stage")) and fits(page.locator("canvas.chart"))
+
+
+class Visitor:
+    "A session without a browser: what the page's script sends and gets."
+
+    def __init__(self, address):
+        from streamlit.proto.BackMsg_pb2 import BackMsg
+        from websockets.sync.client import connect
+
+        wire = f"ws{address.removeprefix('http')}/_stcore/stream"
+        self.wire = connect(wire, subprotocols=["streamlit"], origin=address, max_size=None)
+        self.ask = BackMsg()
+        self.ask.rerun_script.query_string = ""
+        self.groups = {}
+        self.run()
+
+    def run(self):
+        "Run the script once and give back all its HTML."
+        from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+
+        self.wire.send(self.ask.SerializeToString())
+        texts = []
+        while True:
+            message = ForwardMsg.FromString(self.wire.recv(timeout=300))
+            if message.WhichOneof("type") == "script_finished":
+                return "".join(texts)
+            element = message.delta.new_element
+            assert not element.HasField("exception"), element.exception.message
+            self.groups[element.button_group.label] = element.button_group
+            texts.append(element.html.body)
+
+    def choose(self, label, word):
+        "Click one of several buttons."
+        group = self.groups[label]
+        (value,) = [f"{o.content_icon} {o.content}".strip() for o in group.options if o.content == word]
+        self.ask.rerun_script.widget_states.widgets.add(id=group.id).string_array_value.data.append(value)
+        return self.run()
+
+
+def test_twenty_sessions_at_once(address):
+    from fer_nb.inference import EmotionRecognizer
+
+    with EmotionRecognizer(DEFAULT) as recognizer:
+        due = {e: recognizer(draw_face(e, 0, size=480, zoom=0.6)).faces for e in EMOTIONS}
+    wrong = []
+
+    def visit(emotion):
+        try:
+            visitor = Visitor(address)
+            visitor.choose("Faces from", "Drawn")
+            text = visitor.choose("Expression", emotion)
+            for face in due[emotion]:
+                assert f"<strong>{face.emotion}</strong><span>{face.confidence:.0%}</span>" in text, emotion
+        except Exception as e:
+            wrong.append(e)
+
+    visitors = [threading.Thread(target=visit, args=[EMOTIONS[i % 7]]) for i in range(20)]
+    for v in visitors: v.start()
+    for v in visitors: v.join()
+    assert wrong == []
+
+
+def test_twenty_cameras_at_once_and_no_stranger(address):
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
+    wire, wrong = f"ws{address.removeprefix('http')}/live?models={DEFAULT}", []
+
+    def film(count):
+        try:
+            file = io.BytesIO()
+            Image.fromarray(np.asarray(draw_group(["happy"] * count, 4, 240))).save(file, "JPEG")
+            with connect(wire, origin=address) as line:
+                for _ in range(3):
+                    line.send(file.getvalue())
+                    answer = json.loads(line.recv(timeout=300))
+                    assert answer["width"] == 240 * count  # of this camera, and of no other
+        except Exception as e:
+            wrong.append(e)
+
+    cameras = [threading.Thread(target=film, args=[1 + i % 4]) for i in range(20)]
+    for c in cameras: c.start()
+    for c in cameras: c.join()
+    assert wrong == []
+    for stranger, models in [("http://elsewhere.example", DEFAULT), (address, "../../etc/passwd"), (None, DEFAULT)]:
+        with pytest.raises(InvalidStatus):
+            connect(wire.replace(DEFAULT, models), origin=stranger)
+    with connect(wire, origin=address) as line:
+        line.send(b"no picture")
+        with pytest.raises(Exception, match="no picture from a camera"):
+            line.recv(timeout=60)
