@@ -1039,8 +1039,8 @@ The Training part of FER2013 ([Goodfellow et al. 2013](https://arxiv.org/abs/130
 - **Copies.** {copies}
 - **Contested labels.** {contested}
 - **Imbalance.** {imbalance}
-- **Rights.** The images come from the web, nobody in them was asked, and what rights they carry is unclear. None is
-  part of this project.
+- **Rights.** The images come from the web, nobody in them was asked, and what rights they carry is unclear. No image
+  is part of this project.
 - **Who is in it.** Nothing says how old these people are, of what sex or from where, so nobody can say for whom the
   model works worse. Expect that it does for some.
 
