@@ -306,8 +306,8 @@ def stem_for(
     "Put a stem for gray input in place of an RGB one, its weights summed over the colours."
     name, stem = next((n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d))
     if channels != stem.in_channels:
-        gray = nn.Conv2d(channels, stem.out_channels, stem.kernel_size, stem.stride, stem.padding, bias=False)
-        gray.weight = nn.Parameter(fit_stem(stem.weight.detach(), channels))
+        gray = nn.Conv2d(channels, stem.out_channels, stem.kernel_size, stem.stride, stem.padding)
+        gray.weight, gray.bias = nn.Parameter(fit_stem(stem.weight.detach(), channels)), stem.bias
         net.set_submodule(name, gray)
     return net
 
@@ -456,7 +456,8 @@ class ToInput(Callback):
         self.large.to(default_device()), self.small.to(default_device())
 
     def before_epoch(self):
-        self.augment = self.small if self.epoch < self.share * self.n_epoch else self.large
+        small = min(round(self.share * self.n_epoch), self.n_epoch - 1)  # the last epoch is always large
+        self.augment = self.small if self.epoch < small else self.large
 
     def before_batch(self):
         x = (self.augment if self.training else self.augment.preprocess)(self.x)
