@@ -71,7 +71,7 @@ STYLE = """<style>
 .stFileChip [role="alert"] {position: static !important; width: auto !important; height: auto !important;
   clip: auto !important; clip-path: none !important; white-space: normal !important; font-size: .85rem}
 @media (max-width: 640px) {
-  [data-testid="stButtonGroup"] [data-testid="stIconMaterial"] {display: none}
+  [data-testid="stButtonGroup"] button :has(> [data-testid="stIconMaterial"]) {display: none}
   [data-testid="stButtonGroup"] button {padding: .25rem .55rem}
 }
 @keyframes fer-grow {from {width: 0}}
@@ -805,9 +805,11 @@ LIVE_SHOW = """
     const span = now - this.answers[0], rate = 1000 * (this.answers.length - 1) / span;
     if (span > 1000) this.find('output').textContent = `${Math.round(rate)} pictures a second`;
     const face = answer.faces.reduce((a, b) => !a || area(b) > area(a) ? b : a, null);
-    this.history.push([now, face?.all]);
-    while (now - this.history[0][0] > 1000 * SECONDS) this.history.shift();
-    this.bars(face?.all); this.boxes(answer); this.chart(now);
+    this.bars(face?.all); this.boxes(answer);
+    if (now - (this.history.at(-1)?.[0] ?? 0) > 100) {  // more often nobody could see
+      this.history = [...this.history.filter(([t]) => now - t < 1000 * SECONDS), [now, face?.all]];
+      this.chart(now);
+    }
     if (now - this.saidAt < 2000 && face?.emotion === this.said) return;
     this.said = face?.emotion; this.saidAt = now;
     const words = face && `${face.emotion} ${Math.round(100 * Math.max(...face.all))}%${face.sure ? '' : ', not sure'}`;

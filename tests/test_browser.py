@@ -31,7 +31,6 @@ DEFAULT = shipped_models()[0]
 SECOND = next(name for name in MODELS if name != DEFAULT)
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium")
-sync_api.expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="module")
@@ -90,23 +89,26 @@ def scene(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser(scene):
+def visitor(scene):
+    "One browser with one cache for all tests; each has a page, and so a session, of its own."
     with sync_api.sync_playwright() as playwright:
         camera = [*CAMERA, f"--use-file-for-fake-video-capture={scene}"]
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", *OFFLINE, *camera]
         )
-        yield browser
+        context = browser.new_context(permissions=["camera"])
+        context.set_default_timeout(60_000)
+        yield context
         browser.close()
 
 
 @pytest.fixture
-def page(browser, address, request):
+def page(visitor, address, request):
     "The page as it opens; afterwards nothing may have been asked of another machine, nor have gone wrong in it."
-    settings = {"viewport": {"width": 1280, "height": 900}} | getattr(request, "param", {})
-    context = browser.new_context(permissions=["camera"], **settings)
-    context.set_default_timeout(60_000)
-    page, asked, wrong = context.new_page(), [], []
+    page, asked, wrong = visitor.new_page(), [], []
+    looks = {"width": 1280, "height": 900, "scheme": "light"} | getattr(request, "param", {})
+    page.emulate_media(color_scheme=looks["scheme"])
+    page.set_viewport_size({"width": looks["width"], "height": looks["height"]})
     page.on("request", lambda r: asked.append(r.url))
     page.on("websocket", lambda w: asked.append(w.url))
     page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
@@ -115,7 +117,7 @@ def page(browser, address, request):
     page.goto(address)
     page.get_by_role("button", name="No photo at hand?").wait_for()  # the last thing on it
     yield page
-    context.close()
+    page.close()
     host = address.removeprefix("http://")
     own = (f"http://{host}", f"ws://{host}", "data:", f"blob:http://{host}")
     assert [url for url in asked if not url.startswith(own)] == []
@@ -209,7 +211,7 @@ def test_hostile_uploads(page, photos, tmp_path):
     (tmp_path / "large.jpg").write_bytes(bytes(31_000_000))
     (tmp_path / "drawing.svg").write_text("<svg/>")
     upload(page, tmp_path / "large.jpg", tmp_path / "drawing.svg")
-    page.get_by_text("must be 30MB or smaller").first.wait_for()
+    page.get_by_text("must be 30.0MB or smaller").first.wait_for()
     page.get_by_text("not allowed").first.wait_for()
     assert page.get_by_role("article").count() == 1  # the app lives on
 
@@ -306,10 +308,11 @@ def film(tmp_path_factory, scene):
 
 def test_a_film(page, film):
     look_at(page, "Film")
+    page.get_by_text("Each face is followed").wait_for()  # that of the photos is gone
     upload(page, film)
     page.get_by_text("mostly").first.wait_for()
     video = page.locator("video")
-    page.wait_for_function("document.querySelector('video').readyState >= 1")  # the browser can play it
+    page.wait_for_function("(v => v && v.readyState >= 1)(document.querySelector('video'))")  # the browser can play it
     assert 1 < video.evaluate("v => v.duration") < 2
     page.get_by_role("img", name="Face 1 over time").wait_for()
     with page.expect_download() as download:
@@ -353,7 +356,7 @@ CONTRAST = """() => {
 }"""
 
 
-@pytest.mark.parametrize("page", [{}, {"color_scheme": "dark"}], indirect=True, ids=["light", "dark"])
+@pytest.mark.parametrize("page", [{}, {"scheme": "dark"}], indirect=True, ids=["light", "dark"])
 def test_all_text_stands_out(page, photos):
     assert page.evaluate(CONTRAST) == []
     upload(page, photos / "group.png")
@@ -365,7 +368,7 @@ def test_all_text_stands_out(page, photos):
 
 
 @pytest.mark.parametrize(
-    "page", [{"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"}], indirect=True, ids=["phone, dark"]
+    "page", [{"width": 360, "height": 740, "scheme": "dark"}], indirect=True, ids=["phone, dark"]
 )
 def test_on_a_phone_in_the_dark(page):
     def fits(what):
