@@ -44,7 +44,7 @@ __all__ = ['STYLE', 'CARDS', 'TINY', 'ENSEMBLE', 'MOST_PHOTOS', 'PHOTO_TYPES', '
            'seven', 'welcome', 'Arriving', 'small_image', 'live_answer', 'live_socket', 'hosts', 'at_home', 'roads',
            'live', 'memory_folder', 'Watched', 'watch_film', 'calling_it', 'plot', 'shapes', 'timeline_figure',
            'legend', 'film', 'show_film', 'scale', 'results', 'matrix', 'weak_points', 'dots', 'reliability_figure',
-           'robustness_figure', 'how_good', 'protocol', 'show_figures']
+           'robustness_figure', 'how_good', 'card_text', 'protocol', 'show_figures']
 
 # %% ../nbs/14_app.ipynb #be8105ff
 def bars(
@@ -1219,7 +1219,15 @@ def how_good(
         card = models_dir() / f"{name}.md"
         if card.is_file():
             with st.expander(f"Model card: {MODELS[name].title}"):
-                st.markdown(re.sub(r"!\[[^\]]*\]\(.*\)", "", card.read_text(encoding="utf-8")))  # plots: above
+                st.markdown(card_text(card.read_text(encoding="utf-8")))
+
+
+def card_text(
+    text: str,  # Markdown
+) -> str:  # Markdown
+    "A model card as a part of a page: without its title, its comments and its plots, which are above."
+    text = re.sub(r"(?m)^# .*$|<!--[^>]*-->|!\[[^\]]*\]\([^)]*\)", "", text)
+    return re.sub(r"(?m)^##(#?) ", r"####\1 ", text)
 
 
 def protocol(

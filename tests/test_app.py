@@ -297,6 +297,9 @@ def test_how_good_shows_what_was_measured():
     assert f"<td>{low:.1%}–{high:.1%}</td>" in html(page)
     assert html(page).count('scope="row"') == 7 + len({r["model"] for r in found["rows"]})
     assert "Regulation (EU) 2024/1689" in html(page)
+    cards = [name for name in shipped_models() if (models_dir() / f"{name}.md").is_file()]
+    assert len(page.expander) == (shipped_models()[0] in cards)
+    assert not any("<!--" in text.value or "![" in text.value for text in page.markdown)
 
 
 def test_how_good_without_figures_still_says_what_it_is_not_for(two_models):
