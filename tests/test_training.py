@@ -109,7 +109,9 @@ def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path):
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path):
     command = [sys.executable, "-m", "fer_nb.cli", "train", "custom_cnn", "--out", tmp_path, "--epochs", "300",
                "--batch-size", "16", "--size", "24", "--set", "small_size=0"]
-    main = "import sys; sys.argv[0] = 'fer-nb'; from fer_nb.cli import main; main()"
+    # a shell's background commands ignore it
+    heard = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    main = f"{heard}; sys.argv[0] = 'fer-nb'; from fer_nb.cli import main; main()"
     command[1:3] = ["-c", main]
     environment = {k: v for k, v in os.environ.items() if k != "FER2013"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
