@@ -83,7 +83,7 @@ def test_help_needs_nothing_heavy():
 
 
 def test_ctrl_c_ends_quietly(monkeypatch):
-    def interrupted(path):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fer_nb.data.load_data", interrupted)
