@@ -17,7 +17,6 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from PIL import Image
 from scipy import ndimage
 from scipy.special import softmax
@@ -27,15 +26,15 @@ from sklearn.metrics import average_precision_score, confusion_matrix, log_loss,
 from sklearn.metrics import roc_curve, top_k_accuracy_score
 
 from . import __version__
-from .core import COLORS, EMOTIONS, PARTS, DataError, ModelError, default_model, model_info, models_dir
-from .core import shipped_models, write_beside
+from .core import COLORS, EMOTIONS, PARTS, PEERS, DataError, ModelError, default_model, model_info, models_dir
+from .core import open_session, shipped_models, write_beside
 from .data import SIZE, FaceData, Part, groups_of_copies, load_data, same_pixels, stand_in, tta_views
 from .training import build_net, fit_temperature, load_classifier, load_torch, model_recipe
 
 # %% auto #0
-__all__ = ['BATCH', 'HASH', 'NEAR', 'HARMS', 'PEERS', 'ITSELF', 'RMN', 'WUJIE', 'LETHESEC', 'KHAIREDDIN', 'ROY', 'GOODFELLOW',
-           'PUBLISHED', 'BY_HAND', 'CARD', 'onnx_predictor', 'torch_predictor', 'open_model', 'probabilities',
-           'confusion', 'class_scores', 'averages', 'intervals', 'calibration_bins', 'calibration_error', 'mean_gap',
+__all__ = ['BATCH', 'HASH', 'NEAR', 'HARMS', 'ITSELF', 'RMN', 'WUJIE', 'LETHESEC', 'KHAIREDDIN', 'ROY', 'GOODFELLOW', 'PUBLISHED',
+           'BY_HAND', 'CARD', 'onnx_predictor', 'torch_predictor', 'open_model', 'probabilities', 'confusion',
+           'class_scores', 'averages', 'intervals', 'calibration_bins', 'calibration_error', 'mean_gap',
            'plot_reliability', 'folds', 'log_probabilities', 'cross_calibrated', 'calibration_noise', 'risk_coverage',
            'sure_threshold', 'cross_sure', 'plot_risk', 'plain', 'share', 'Evaluation', 'choose', 'usual_part',
            'remarks', 'evaluate', 'ranking', 'plot_ranking', 'difference_hash', 'nearest', 'near_copies', 'mcnemar',
@@ -52,17 +51,9 @@ def onnx_predictor(
     threads: int | None = None,  # of ONNX Runtime; None: as many as there are cores
 ) -> Callable[[np.ndarray], np.ndarray]:  # uint8 [N, H, W] to float32 [N, 7]
     "An exported model as a function; a file that is none of ours is a `ModelError`."
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads or 0, 4
     if not path.is_file():
         raise ModelError(f"There is no file {path}. Check the name, or train the model: fer-nb train --help")
-    try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as e:  # ONNX Runtime raises a type of its own for each way to be no model
-        raise ModelError(f"{path.name} is not a model, or it is cut off. Copy it again, or train a new one.") from e
-    classes = session.get_modelmeta().custom_metadata_map.get("classes", "")
-    if tuple(classes.split(",")) != EMOTIONS:
-        raise ModelError(f"{path.name} is not a model of fer_nb: it does not say that it tells seven emotions.")
+    session = open_session(path, threads)
     return lambda faces: session.run(["probabilities"], {"faces": faces})[0]
 
 
@@ -767,7 +758,7 @@ def about_model(
     one, all_cores = (partial(open_model(name, threads)[1], faces[:n]) for threads, n in ((1, 1), (None, BATCH)))
     seconds = min(timeit.repeat(one, number=2, repeat=40, timer=time.process_time)) / 2  # its own, on one thread
     batch = min(timeit.repeat(all_cores, number=1, repeat=20))
-    says = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
+    says = open_session(path).get_modelmeta().custom_metadata_map
     size, channels = int(says["size"]), int(says["channels"])
     return dict(
         title=model_info(name).title, size=size, channels=channels, ms_per_face=round(seconds * 1000, 2),
@@ -931,15 +922,6 @@ def results_table(
     return "\n\n".join([right_table(r), cost_table(r), last + drawn])
 
 # %% ../nbs/09_evaluation.ipynb #a94c60d3
-#: libraries in the versions named, measured once on FER2013's genuine pixels, crops fed straight to each network; in %:
-#: accuracy, macro F1 and ECE on PublicTest, the same on PrivateTest, accuracy there less copies; then ms a crop on two
-#: cores, and MB when installed
-PEERS = (
-    ("fer 25.10.3", (65.3, 61.9, 6.5), (65.9, 64.2, 5.6), 64.3, 0.53, 7600),
-    ("@vladmandic/face-api 1.7.15", (58.4, 53.5, 32.3), (58.9, 53.4, 32.1), 57.4, 11.8, 307),
-    ("@vladmandic/human 3.3.6", (65.3, 64.4, 11.0), (66.8, 66.2, 9.9), 64.8, 7.5, 519),
-)
-
 ITSELF = "from scratch, ten crops, chosen on PrivateTest itself"
 RMN = "[Pham et al. 2020](https://github.com/phamquiluan/ResidualMaskingNetwork)"
 WUJIE = "[WuJie1010](https://github.com/WuJie1010/Facial-Expression-Recognition.Pytorch)"
