@@ -1100,7 +1100,8 @@ def read_source(
             else:
                 faces, total = image_faces(images, data, names), len(images)
             gather(tqdm(faces, f"reading {path.name}", total, unit=" faces", disable=None if progress else True), data)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, NotImplementedError) as e:
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, NotImplementedError,
+            UnicodeDecodeError) as e:  # of a zip's names
         raise DataError(f"{path.name} cannot be read ({e}). If it was downloaded, download it again.") from e
     if not data.parts:
         raise DataError(nothing_found(data, files))
