@@ -2,12 +2,12 @@
 # make install  the environment in .venv, for developing   make lab    the notebooks in JupyterLab
 # make docs     the documentation's site in _docs         make dist   wheel and sdist, each tried in an empty environment
 # make readme   README.md from nbs/index.ipynb            make licences   LICENCES.md from what is installed
-# make fuzz     bent files and command lines, for an hour
+# make fuzz     bent files and command lines, an hour     make two    one training on two processes
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install app test lab readme docs licences dist fuzz
+.PHONY: help install app test lab readme docs licences dist fuzz two
 
 # the first Python from 3.10 to 3.12 that works (MediaPipe has no build for later ones); or make PYTHON=/path/to/python3.11
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -81,4 +81,10 @@ test: .venv/.dev
 
 fuzz: export OMP_NUM_THREADS = 1
 fuzz: .venv/.dev
-	@FUZZ=1 $(BIN)/pytest tests/test_fuzz.py
+	@FUZZ=1 $(BIN)/pytest tests/test_fuzz.py tests/test_training.py -k 'bent or killed or lost or full_disk' -rA
+
+# accelerate says multi_gpu for several processes, GPUs or not
+two: export OMP_NUM_THREADS = 1
+two: .venv/.dev
+	@$(BIN)/accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		$(BIN)/fer-nb train custom_cnn --epochs 2 --batch-size 32 --out runs/two

@@ -4,6 +4,7 @@ A child process takes the cases one after the other, so that a crash is seen as 
 `make test` a fiftieth. A case is its number: `python tests/test_fuzz.py pictures 4711 4712` repeats one.
 """
 
+import csv
 import io
 import json
 import os
@@ -275,6 +276,40 @@ def test_bent_input(kind, tmp_path, capsys):
     assert told.get("result", 0) + told.get("refused", 0) == n
     assert told["grown_mb"] < MEGABYTES
     assert [p.name for p in tmp_path.iterdir()] == ["inside"]  # nothing climbed out
+
+
+def rows_of(file):
+    "The rows of a table that may be cut off."
+    return list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
+
+
+def test_a_batch_killed_again_and_again_has_one_row_for_each_file(tmp_path):
+    n, kills, chance = round(50_000 * SHARE), 10 if SHARE == 1 else 2, random.Random(0)
+    photos, file = tmp_path / "photos", tmp_path / "faces.csv"
+    photos.mkdir()
+    for i in range(40):
+        (photos / f"{i:05}.png").write_bytes(picture("PNG", side=200))
+    for i in range(40, n):
+        if i % 100 == 99:
+            (photos / f"{i:05}.png").write_bytes(b"no picture")
+        else:
+            os.link(photos / f"{i % 40:05}.png", photos / f"{i:05}.png")
+    command = [sys.executable, "-c", "from fer_nb.cli import main; main()", "predict", photos, "--min-face", "80"]
+    command += ["--csv", file, "--resume"]
+    for _ in range(kills):
+        before = len(rows_of(file))
+        enough = before + chance.randrange(1, n // kills - 64)
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while len(rows_of(file)) < enough and process.poll() is None:
+            time.sleep(chance.uniform(0.1, 1))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL and before < len(rows_of(file)) < n
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr[-3000:]  # some are no pictures
+    rows = rows_of(file)
+    assert [row["source"] for row in rows] == [str(photos / f"{i:05}.png") for i in range(n)]
+    assert sum(bool(row["error"]) for row in rows) == n // 100 and {row["face"] for row in rows} == {"0", "1"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["faces.csv", "photos"]
 
 
 if __name__ == "__main__":

@@ -475,3 +475,19 @@ assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_answers_do_not_depend_on_threads_batches_or_the_process(tmp_path):
+    faces = np.stack([np.asarray(draw_face(EMOTIONS[i % 7], i)) for i in range(40)])
+    code = ("import sys, numpy; from fer_nb.inference import EmotionRecognizer; "
+            "sys.stdout.buffer.write(EmotionRecognizer(threads=1).classify(numpy.load(sys.argv[1])).tobytes())")
+    with EmotionRecognizer(threads=1) as recognizer:
+        first = recognizer.classify(faces)
+    for threads in (1, 2, 4):
+        with EmotionRecognizer(threads=threads) as recognizer:
+            for n in (1, 7, 40):
+                again = np.concatenate([recognizer.classify(faces[i : i + n]) for i in range(0, 40, n)])
+                np.testing.assert_allclose(again, first, rtol=0, atol=1e-6)
+    np.save(tmp_path / "faces.npy", faces)
+    other = subprocess.run([sys.executable, "-c", code, tmp_path / "faces.npy"], capture_output=True, check=True)
+    np.testing.assert_array_equal(np.frombuffer(other.stdout, np.float32).reshape(-1, 7), first)

@@ -13,9 +13,12 @@ import types
 
 import pytest
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
-from fer_nb.core import ModelError, RecipeError, TrainingError
-from fer_nb.data import drawn_data
+from fer_nb.cli import app
+from fer_nb.core import EMOTIONS, ModelError, RecipeError, TrainingError
+from fer_nb.data import drawn_data, load_data
 from fer_nb.training import load_torch, train
 
 HOW = dict(epochs=4, batch_size=16, size=24, small_size=0, ema=0.9, mixup=0.2, cutmix=0.5)
@@ -41,9 +44,10 @@ def weights(out):
     return load_torch(out / "best_custom_cnn.pth")["model_state_dict"], [line.split(",")[:-1] for line in log]
 
 
+@pytest.mark.parametrize("times", range(3 if os.environ.get("FUZZ") == "1" else 1))
 @pytest.mark.parametrize("schedule", ["one_cycle", "plateau"])
-def test_killed_at_random_moments_it_ends_with_the_same_bits(schedule, tmp_path):
-    how, chance, kills = HOW | dict(schedule=schedule, patience=1), random.Random(schedule), 0
+def test_killed_at_random_moments_it_ends_with_the_same_bits(schedule, times, tmp_path):
+    how, chance, kills = HOW | dict(schedule=schedule, patience=1), random.Random(f"{schedule}{times or ''}"), 0
     nothing = server.Process(target=print)  # the server imports what the others need
     nothing.start(), nothing.join()
     start = time.monotonic()
@@ -96,6 +100,32 @@ def test_a_full_disk_keeps_the_last_good_state(tmp_path):
     lines = []
     result = train("custom_cnn", drawn_data(350), out=tmp_path, resume=True, log=lines.append, **HOW)
     assert "Going on after epoch 2 of 4." in lines and result.files[0].is_file()
+
+
+def test_a_data_folder_that_is_lost_for_a_while(tmp_path):
+    whole = drawn_data(350)
+    for name, part in whole.parts.items():
+        for i, (pixels, label) in enumerate(zip(part.images, part.labels, strict=True)):
+            folder = tmp_path / "data" / ("train" if name == "Training" else "test") / EMOTIONS[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / f"{name}_{i}.png")
+    train("custom_cnn", load_data(tmp_path / "data"), out=tmp_path / "whole", log=lambda _: None, **HOW)
+
+    def lose(line):
+        if "epoch   2/" in line:
+            os.rename(tmp_path / "data", tmp_path / "elsewhere")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train("custom_cnn", load_data(tmp_path / "data"), out=tmp_path / "stopped", log=lose, **HOW)
+    command = ["train", "custom_cnn", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "stopped"), "--resume"]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 2 and "data" in refused.stderr and refused.stderr.count("\n") == 1
+    assert load_torch(tmp_path / "stopped" / "custom_cnn_state.pth")["epoch"] == 2
+    os.rename(tmp_path / "elsewhere", tmp_path / "data")
+    train("custom_cnn", load_data(tmp_path / "data"), out=tmp_path / "stopped", resume=True, log=lambda _: None, **HOW)
+    (one, log), (other, log_again) = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+    assert all(torch.equal(one[k], other[k]) for k in one) and log == log_again
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path):
