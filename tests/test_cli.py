@@ -319,7 +319,7 @@ def test_predict_with_several_models_and_a_threshold(photos):
 # fer-nb video
 
 
-def test_video_leaves_table_film_and_timeline(tmp_path):
+def test_video_leaves_table_film_and_timeline(tmp_path, monkeypatch):
     cv2 = pytest.importorskip("cv2")
     writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"MJPG"), 5, (240, 240))
     face = draw_face("happy", 4, 240, zoom=0.6).convert("RGB").tobytes()
@@ -332,6 +332,8 @@ def test_video_leaves_table_film_and_timeline(tmp_path):
     assert (said["frames"], len(said["tracks"]), len(table(out[0]))) == (3, 1, 3)
     assert all(path.stat().st_size for path in out)
     assert "3 frames" in fer_nb("video", tmp_path / "a.avi", "--every", 2).stdout
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "the film is silent" in fer_nb("video", tmp_path / "a.avi", "--film", tmp_path / "silent.avi").stderr
 
 
 def test_video_that_is_none(photos):
