@@ -87,4 +87,4 @@ fuzz: .venv/.dev
 two: export OMP_NUM_THREADS = 1
 two: .venv/.dev
 	@$(BIN)/accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no \
-		$(BIN)/fer-nb train custom_cnn --epochs 2 --batch-size 32 --out runs/two
+		$(BIN)/fer-nb train custom_cnn --epochs 1 --batch-size 32 --out runs/two

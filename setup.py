@@ -12,8 +12,8 @@ here = Path(__file__).parent
 config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("train", "app", "notebooks", "dev")}
-extras["notebooks"] += extras["train"] + extras["app"]
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("train", "app", "scale", "notebooks", "dev")}
+extras["notebooks"] += extras["train"] + extras["app"] + extras["scale"]
 extras["dev"] += extras["notebooks"]
 # a package's page shows the README too, where links within the repository would lead nowhere
 readme = (here / "README.md").read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ import csv
 import glob
 import json
 import os
+import shutil
 import sys
 from contextlib import ExitStack, contextmanager
 from itertools import product
@@ -20,16 +21,16 @@ import typer
 from typer.core import TyperGroup
 
 import fer_nb
-from .core import MODELS, FerError, RecipeError, default_model, model_info, models_dir, shipped_models
+from .core import MODELS, PEERS, FerError, RecipeError, default_model, model_info, models_dir, shipped_models
 from .core import write_beside
 
 # %% auto #0
 __all__ = ['app', 'AsJson', 'DATA_FORMS', 'MAP', 'Meanings', 'ONE_OF', 'NO_DATA', 'GO_ON', 'START', 'SET', 'MODEL_FORMS', 'PART',
-           'VOTES', 'WRITE', 'JUDGE', 'bench', 'Which', 'Threads', 'PEERS', 'PICTURES', 'WHICH', 'Model', 'MinFace',
-           'Tta', 'Threshold', 'WHERE', 'Commands', 'needs', 'about', 'pairs', 'data', 'train', 'recipe', 'ledger',
+           'VOTES', 'WRITE', 'JUDGE', 'bench', 'Which', 'Threads', 'PICTURES', 'WHICH', 'Model', 'MinFace', 'Tta',
+           'Threshold', 'WHERE', 'ENGINE', 'Commands', 'needs', 'about', 'pairs', 'data', 'train', 'recipe', 'ledger',
            'models', 'evaluate', 'export_models', 'bench_train', 'bench_predict', 'bench_engine', 'bench_variants',
-           'named_pictures', 'rows_before', 'table_file', 'drawing_file', 'predict', 'video', 'page_file', 'start_app',
-           'main']
+           'bench_scale', 'named_pictures', 'rows_before', 'table_file', 'drawing_file', 'predict', 'video',
+           'page_file', 'start_app', 'main']
 
 # %% ../nbs/15_cli.ipynb #48250e3f
 class Commands(TyperGroup):
@@ -58,7 +59,7 @@ app = typer.Typer(
 # %% ../nbs/15_cli.ipynb #5f2aac5f
 @contextmanager
 def needs(
-    extra: str,  # one of the extras in settings.ini: train, app
+    extra: str,  # one of the extras in settings.ini: train, app, scale
 ):
     "Inside, a package that is not installed is a `FerError` which says how to get it."
     try:
@@ -292,10 +293,6 @@ def bench_train(
         typer.echo(json.dumps(rows, indent=2))
 
 # %% ../nbs/15_cli.ipynb #a397c52f
-#: milliseconds of one crop's way to its probabilities, median, on two cores of some other machine
-PEERS = {"fer 25.10.3": 0.53, "@vladmandic/human 3.3.6": 7.5, "@vladmandic/face-api 1.7.15": 11.8}
-
-
 @bench.command("predict")
 def bench_predict(
     which: Which = None,
@@ -317,7 +314,7 @@ def bench_predict(
     if as_json:
         return typer.echo(json.dumps(rows, indent=2))
     typer.echo("\nothers, classify alone, as measured on two cores of another machine:")
-    for name, took in PEERS.items():
+    for name, *_, took, _ in PEERS:
         typer.echo(line.format(name, "", "", "", took, "", "").rstrip())
 
 
@@ -368,6 +365,22 @@ def bench_variants(
             typer.echo(f"Kept in {export.write_variants(name, faces, log=typer.echo)}")
         else:
             export.variants(models_dir() / f"best_{name}.pth", faces, log=typer.echo)
+
+
+@bench.command("scale")
+def bench_scale(
+    counts: Annotated[list[int] | None, typer.Argument(metavar="[PHOTOS]...", min=1, help="Else 1000 4000.")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Keep the figures in models/scale.json.")] = False,
+):
+    "Photos a second with one worker and two of --engine ray, and the memory of a worker as photos grow."
+    counts = counts or [1000, 4000]
+    if len(counts) < 2 or counts[0] >= counts[1]:
+        raise FerError("Rates need two numbers of photos, the smaller first: 1000 4000.")
+    with needs("scale"):
+        from fer_nb import scale
+    if write:
+        return typer.echo(f"Kept in {scale.write_bench(counts, typer.echo)}")
+    typer.echo(json.dumps(scale.bench_scale(counts, log=typer.echo)["rates"]))
 
 # %% ../nbs/15_cli.ipynb #17a9ab4e
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -443,6 +456,7 @@ Threshold = Annotated[
     float | None, typer.Option(metavar="P", help="Probability below which it is not sure; else the model's own.")
 ]
 WHERE = "Photos, folders, patterns in quotes ('*.jpg'), or - for a list of files on standard input."
+ENGINE = "ray: on all cores of this machine or of a cluster, for very many photos; PATHs may be s3:// URLs or Parquet."
 
 
 @app.command()
@@ -450,20 +464,31 @@ def predict(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help=WHERE)],
     as_json: AsJson = False,
     table: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row for each face.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the --csv of a run that was stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what a stopped run has written.")] = False,
     annotate: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the photos with boxes.")] = None,
     model: Model = None,
     tta: Tta = False,
     threshold: Threshold = None,
     min_face: MinFace = 0,
+    engine: Annotated[str | None, typer.Option(metavar="ray", help=ENGINE)] = None,
+    parquet: Annotated[str | None, typer.Option(metavar="DIR", help="Folder for the answers of --engine.")] = None,
 ):
     "Name the expression of every face in photos."
+    if engine or parquet:
+        if engine != "ray" or not parquet or table or annotate or as_json:
+            raise FerError("Very many photos: --engine ray --parquet DIR, without --csv, --json and --annotate.")
+        with needs("scale"):
+            from fer_nb.scale import predict_dataset
+        words = [name for one in paths for name in (named_pictures(["-"]) if one == "-" else [one])]
+        answers = predict_dataset(words, parquet, model or None, min_face, tta, threshold, resume)
+        typer.echo(answers)
+        raise typer.Exit(int(answers.errors > 0))
     from tqdm import tqdm
 
     from fer_nb.inference import COLUMNS, EmotionRecognizer
 
     if resume and not table:
-        raise FerError("--resume goes on with a table: name it with --csv FILE.")
+        raise FerError("--resume goes on with a table: name it with --csv FILE or --parquet DIR.")
     if table and table.exists() and not resume:
         raise FerError(f"{table} is there already. Go on with it: --resume. Or name another file.")
     before = rows_before(table, COLUMNS) if table and table.exists() else []
@@ -538,6 +563,8 @@ def video(
     if timeline:
         with write_beside(timeline) as part:
             told.draw().save(part)
+    if film and not frames.live and not shutil.which("ffmpeg"):
+        typer.echo("warning: the film is silent: FFmpeg, which would keep its sound, is not installed.", err=True)
     if frames.warning and seconds is None:
         typer.echo(f"warning: {frames.warning}", err=True)
     answer = dict(film=source, seconds=round(told.end, 2), frames=told.frames, tracks=told.summary())

@@ -68,6 +68,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(schedule, times, tm
         else:
             assert process.exitcode == 0
             break
+    print(f"killed {kills} times")
     assert kills >= 2
     assert not list((tmp_path / "killed").glob(".*"))
     (one, log), (other, log_again) = weights(tmp_path / "whole"), weights(tmp_path / "killed")
