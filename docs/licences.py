@@ -17,7 +17,10 @@ part of fer_nb.
 This is what pip installs along with it, with the versions of `constraints.txt` on Linux and Python {python};
 `make licences` writes this page. A product that ships them has to pass on their notices.
 """
-GROUPS = {"": "For recognising", "app": "More for the app", "train": "More for training and the notebooks"}
+GROUPS = {
+    "": "For recognising", "app": "More for the app", "scale": "More for clusters",
+    "train": "More for training and the notebooks",
+}
 
 
 def needed(name, extra, seen):

@@ -44,8 +44,8 @@ from .inference import EmotionRecognizer, Model, Result, ahead
 logging.disable(logging.NOTSET)
 
 # %% auto #0
-__all__ = ['FACE', 'ANSWER', 'storage', 'listed', 'Names', 'answer', 'Recognise', 'cluster', 'Answers', 'counted', 'beside',
-           'checked', 'predict_dataset', 'Memory', 'some_photos', 'bench_scale', 'write_bench']
+__all__ = ['FACE', 'ANSWER', 'storage', 'listed', 'Names', 'answer', 'Recognise', 'cluster', 'Answers', 'counted', 'checked',
+           'predict_dataset', 'Memory', 'some_photos', 'bench_scale', 'write_bench']
 
 # %% ../nbs/16_scale.ipynb #1c96566b
 def storage(
@@ -225,12 +225,6 @@ def counted(
     return Answers(str(out), photos, faces, errors)
 
 
-def beside() -> dict:
-    "How reading and writing run beside the workers, of which each takes nine tenths of a core: one for eight cores."
-    cores = ray.cluster_resources().get("CPU", 1)
-    return dict(concurrency=max(1, int(cores) // 8), ray_remote_args={"num_cpus": 0.05})
-
-
 def checked(
     where: list[str],  # as `predict_dataset` takes them
 ) -> tuple[list[str], list[str]]:  # Parquet tables, names of pictures; one of the two is empty
@@ -275,17 +269,20 @@ def predict_dataset(
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.checkpoint_config = CheckpointConfig("source", f"{address}/done", delete_checkpoint_on_success=False)
+        workers = int(ray.cluster_resources().get("CPU", 1))
+        # a worker takes nine tenths of a core; beside eight of them one reads and one writes
+        few = max(1, workers // 8)
+        light = dict(concurrency=few, num_cpus=0.05)
         try:
             if tables:
-                pictures = ray.data.read_parquet(tables, columns=["source", "image"], **beside())
+                pictures = ray.data.read_parquet(tables, columns=["source", "image"], **light)
             else:
-                pictures = ray.data.read_datasource(Names(names), **beside())
-            workers = int(ray.cluster_resources().get("CPU", 1))
+                pictures = ray.data.read_datasource(Names(names), **light)
             pool = ray.data.ActorPoolStrategy(min_size=1, max_size=workers)
             how = dict(compute=pool, num_cpus=0.9, batch_size=None, batch_format="pyarrow")
             settings["folder"] = os.getcwd()
             said = pictures.map_batches(Recognise, fn_constructor_kwargs=settings, **how)
-            said.write_parquet(f"{address}/answers", **beside())
+            said.write_parquet(f"{address}/answers", concurrency=few, ray_remote_args={"num_cpus": 0.05})
         finally:
             context.checkpoint_config = None
     return counted(out)
