@@ -24,7 +24,8 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 # else every piece of answers waits for a new process to write it: a third of the time on two cores
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "120000")
 
-logging.disable(logging.INFO)  # else Ray asks for ipywidgets in a notebook
+_before = logging.root.manager.disable
+logging.disable(max(_before, logging.INFO))  # else Ray asks for ipywidgets in a notebook
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
@@ -41,7 +42,7 @@ from .core import EMOTIONS, FerError, models_dir, write_beside
 from .faces import quiet
 from .inference import EmotionRecognizer, Model, Result, ahead
 
-logging.disable(logging.NOTSET)
+logging.disable(_before)
 
 # %% auto #0
 __all__ = ['FACE', 'ANSWER', 'storage', 'listed', 'Names', 'answer', 'Recognise', 'cluster', 'Answers', 'counted', 'checked',
@@ -231,7 +232,9 @@ def checked(
     "What there is to read; what cannot be is a `FerError`."
     tables = [one for one in where if one.rstrip("/").endswith(".parquet")]
     if not tables:
-        return [], list(dict.fromkeys(name for one in where for name in listed(one)))
+        if names := list(dict.fromkeys(name for one in where for name in listed(one))):
+            return [], names
+        raise FerError(f"There is no picture in {', '.join(where) or 'the list'}. Check the names.")
     if tables != where:
         raise FerError("Parquet and files do not go together in one run. Name the one or the others.")
     for one in tables:

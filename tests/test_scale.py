@@ -110,6 +110,7 @@ def test_a_run_that_is_killed_goes_on(photos, alone, tmp_path):
     ("nothing.parquet", "is not a Parquet table"),
     ("nowhere://photos", "cannot be reached"),
     (["photos", "more.parquet"], "do not go together"),
+    ([], "There is no picture in the list"),
 ])
 def test_an_input_that_cannot_be_read_is_one_sentence(source, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
