@@ -12,7 +12,7 @@ import shlex
 import time
 import timeit
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from . import __version__
 from .core import COLORS, EMOTIONS, PARTS, PEERS, DataError, ModelError, default_model, model_info, models_dir
 from .core import open_session, shipped_models, write_beside
 from .data import SIZE, FaceData, Part, groups_of_copies, load_data, same_pixels, stand_in, tta_views
-from .training import build_net, fit_temperature, load_classifier, load_torch, model_recipe
+from .training import build_net, changes, fit_temperature, load_classifier, load_torch
 
 # %% auto #0
 __all__ = ['BATCH', 'HASH', 'NEAR', 'HARMS', 'ITSELF', 'RMN', 'WUJIE', 'LETHESEC', 'KHAIREDDIN', 'ROY', 'GOODFELLOW', 'PUBLISHED',
@@ -976,11 +976,9 @@ def train_command(
     saved: dict,  # what a best_<model>.pth holds
 ) -> str:
     "The command that trains such a model again."
-    name, options = saved["model"], ("epochs", "batch_size", "size", "start", "seed")
-    now, then = asdict(model_recipe(name)), asdict(model_recipe(name, **saved["recipe"]))
-    words = ["fer-nb", "train", name, "--data", saved["data"]["source"]]
-    for key in (key for key in then if then[key] != now[key]):
-        value = ",".join(then[key]) if isinstance(then[key], tuple) else str(then[key])
+    options = ("epochs", "batch_size", "size", "start", "seed")
+    words = ["fer-nb", "train", saved["model"], "--data", saved["data"]["source"]]
+    for key, value in changes(saved).items():
         words += [f"--{key.replace('_', '-')}", value] if key in options else ["--set", f"{key}={value}"]
     return shlex.join(words)
 

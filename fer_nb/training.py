@@ -65,8 +65,8 @@ __all__ = ['AUGMENTATION', 'LIMITS', 'CHOICES', 'HISTORY', 'LEDGER', 'Recipe', '
            'write_history', 'ResumableLearner', 'make_learner', 'group_rates', 'one_cycle', 'fit', 'fit_temperature',
            'part_metrics', 'plot_history', 'plot_confusion', 'origin', 'TrainingResult', 'write_artifacts', 'artifacts',
            'training_result', 'differences', 'train', 'sample_of', 'keep_memory', 'training_header', 'is_finished',
-           'find_state', 'check_model', 'load_classifier', 'changed', 'recorded', 'ledger_rows', 'ledger_table',
-           'Stopwatch', 'Resident', 'by_hand', 'bench_training']
+           'find_state', 'check_model', 'load_classifier', 'changes', 'changed', 'recorded', 'ledger_rows',
+           'ledger_table', 'Stopwatch', 'Resident', 'by_hand', 'bench_training']
 
 # %% ../nbs/04_training.ipynb #1be7c275
 @dataclass(frozen=True)
@@ -1179,13 +1179,19 @@ def load_classifier(
         raise ModelError(f"{path} is damaged: its weights and settings do not fit together. Copy it again.") from e
 
 # %% ../nbs/04_training.ipynb #ccbbf3b5
-def changed(
+def changes(
     saved: dict,  # a checkpoint, or the header of a state
-) -> str:  # "epochs=26 lr=0.001"; empty: the recipe as it is
-    "How a training's recipe differs from the one in the code, as `--set` takes it."
+) -> dict[str, str]:  # setting -> its value as `--set` takes it; empty: the recipe as it is
+    "How a training's recipe differs from the one in the code."
     now, then = (asdict(model_recipe(saved["model"], **r)) for r in ({}, saved["recipe"]))
-    words = {k: ",".join(v) if isinstance(v, tuple) else v for k, v in then.items()}
-    return " ".join(f"{k}={words[k]}" for k in then if then[k] != now[k])
+    return {k: ",".join(v) if isinstance(v, tuple) else str(v) for k, v in then.items() if v != now[k]}
+
+
+def changed(
+    saved: dict,  # as in `changes`
+) -> str:  # "epochs=26 lr=0.001"
+    "`changes` in a line."
+    return " ".join(f"{k}={v}" for k, v in changes(saved).items())
 
 
 def recorded(
