@@ -173,11 +173,13 @@ def recipe(
 @app.command()
 def ledger(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders that --out named.")],
+    as_json: AsJson = False,
 ):
     "Trainings side by side, finished or not, as a Markdown table: what was changed, expected, reached."
     with needs("train"):
         from fer_nb.training import ledger_rows, ledger_table
-    typer.echo(ledger_table([row for folder in folders for row in ledger_rows(folder)]))
+    rows = [row for folder in folders for row in ledger_rows(folder)]
+    typer.echo(json.dumps(rows, indent=2) if as_json else ledger_table(rows))
 
 # %% ../nbs/15_cli.ipynb #72f1b4d4
 @app.command()

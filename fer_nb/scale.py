@@ -278,7 +278,7 @@ def predict_dataset(
         light = dict(concurrency=few, num_cpus=0.05)
         try:
             if tables:
-                pictures = ray.data.read_parquet(tables, columns=["source", "image"], **light)
+                pictures = ray.data.read_parquet(tables, **light).select_columns(["source", "image"])
             else:
                 pictures = ray.data.read_datasource(Names(names), **light)
             pool = ray.data.ActorPoolStrategy(min_size=1, max_size=workers)

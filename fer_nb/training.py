@@ -65,7 +65,7 @@ __all__ = ['AUGMENTATION', 'LIMITS', 'CHOICES', 'HISTORY', 'LEDGER', 'Recipe', '
            'write_history', 'ResumableLearner', 'make_learner', 'group_rates', 'one_cycle', 'fit', 'fit_temperature',
            'part_metrics', 'plot_history', 'plot_confusion', 'origin', 'TrainingResult', 'write_artifacts', 'artifacts',
            'training_result', 'differences', 'train', 'sample_of', 'keep_memory', 'training_header', 'is_finished',
-           'find_state', 'check_model', 'load_classifier', 'changes', 'changed', 'recorded', 'ledger_rows',
+           'find_state', 'check_model', 'load_classifier', 'changes', 'one_line', 'recorded', 'ledger_rows',
            'ledger_table', 'Stopwatch', 'Resident', 'by_hand', 'bench_training']
 
 # %% ../nbs/04_training.ipynb #1be7c275
@@ -1187,11 +1187,11 @@ def changes(
     return {k: ",".join(v) if isinstance(v, tuple) else str(v) for k, v in then.items() if v != now[k]}
 
 
-def changed(
-    saved: dict,  # as in `changes`
-) -> str:  # "epochs=26 lr=0.001"
-    "`changes` in a line."
-    return " ".join(f"{k}={v}" for k, v in changes(saved).items())
+def one_line(
+    settings: dict,  # as from `changes`
+) -> str:
+    "epochs=26 lr=0.001"
+    return " ".join(f"{k}={v}" for k, v in settings.items())
 
 
 def recorded(
@@ -1206,41 +1206,48 @@ def recorded(
              f"Training {best['best_train_acc']:.1%}; epoch {best['best_epoch']} of {best['recipe']['epochs']}"]
     lines += [f"  {e:9}" + "  ".join(f"{k} {r[k]:.2f}" for k in ("precision", "recall", "f1")) + f"  of {r['support']}"
               for e, r in v["per_class"].items()]
-    return "\n".join([*lines, f"trained with {changed(best) or 'the recipe as it is'}"])
+    return "\n".join([*lines, f"trained with {one_line(changes(best)) or 'the recipe as it is'}"])
 
 # %% ../nbs/04_training.ipynb #50dca19f
-LEDGER = ("model", "expected", "changed in the recipe", "epochs", "size", "minutes", "PublicTest", "macro F1",
-          "disgust F1")
-
-
 def ledger_rows(
     folder: str | Path,  # of one or several trainings
-) -> list[dict]:  # with the keys of `LEDGER`, all text
-    "A row for each training in a folder, finished or not; a folder without any is a `TrainingError`."
-    rows, states = [], sorted(Path(folder).glob("*_state.pth"))
-    for saved in map(load_torch, states):
+) -> list[dict]:  # with figures of one look at PublicTest, 0-1; an unfinished training has no `disgust_f1` yet
+    "What each training in a folder changed, expected and reached; a folder without any is a `TrainingError`."
+    rows = []
+
+    def add(saved, history, size, accuracy, macro_f1, disgust_f1=None):
+        minutes = round(sum(r["seconds"] for r in history) / 60, 1)
+        rows.append(dict(
+            model=saved["model"], expected=saved.get("note", ""), changes=changes(saved), done=len(history),
+            epochs=saved["recipe"]["epochs"], size=size, minutes=minutes, accuracy=accuracy, macro_f1=macro_f1,
+            disgust_f1=disgust_f1))
+
+    for saved in map(load_torch, sorted(Path(folder).glob("*_state.pth"))):
         best = saved["best"]
-        rows.append((saved["header"], saved["history"], best["size"], best["valid_acc"], best["valid_macro_f1"], None))
+        add(saved["header"], saved["history"], best["size"], best["valid_acc"], best["valid_macro_f1"])
     for path in sorted(Path(folder).glob("best_*.pth")):
         saved, metrics = load_torch(path), load_torch(path.with_name(f"{path.stem[5:]}_metrics.pth"))
         v = metrics["validation"]
-        figures = v["accuracy"], v["macro_f1"], v["per_class"]["disgust"]["f1"]
-        rows.append((saved, metrics["history"], saved["size"], *figures))
+        add(saved, metrics["history"], saved["size"], v["accuracy"], v["macro_f1"], v["per_class"]["disgust"]["f1"])
     if not rows:
         raise TrainingError(f"There is no training in {folder}. Give the folder that --out named.")
-    return [dict(zip(LEDGER, (
-        saved["model"], saved.get("note", ""), changed(saved), f"{len(history)} of {saved['recipe']['epochs']}",
-        f"{size} px", f"{sum(r['seconds'] for r in history) / 60:.0f}",
-        *("" if f is None else f"{f:.1%}" for f in figures)), strict=True))
-        for saved, history, size, *figures in rows]
+    return rows
+
+
+LEDGER = ("model", "expected", "changed in the recipe", "epochs", "size", "minutes", "PublicTest", "macro F1",
+          "disgust F1")
 
 
 def ledger_table(
     rows: Sequence[dict],  # of `ledger_rows`
 ) -> str:  # Markdown
     "Trainings side by side; the figures are those of one look, without test-time augmentation."
-    cells = [LEDGER, ["---"] * len(LEDGER), *([r[k].replace("|", "/") for k in LEDGER] for r in rows)]
-    return "\n".join(f"| {' | '.join(c)} |" for c in cells)
+    lines = [LEDGER, ["---"] * len(LEDGER)]
+    for r in rows:
+        figures = ("" if r[k] is None else f"{r[k]:.1%}" for k in ("accuracy", "macro_f1", "disgust_f1"))
+        words = r["model"], r["expected"].replace("|", "/"), one_line(r["changes"])
+        lines.append([*words, f"{r['done']} of {r['epochs']}", f"{r['size']} px", f"{r['minutes']:.0f}", *figures])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 # %% ../nbs/04_training.ipynb #e4872d7e
 class Stopwatch(Callback):
