@@ -11,8 +11,8 @@ from packaging.requirements import Requirement
 HEAD = """# Licences
 
 fer_nb is under the [Apache License 2.0](LICENSE), and so are its trained models. The face detector's weights come
-inside MediaPipe, EfficientNet-Lite0's inside a package of their own; both are Apache-2.0. No image of a data set is
-part of fer_nb.
+inside MediaPipe; EfficientNet-Lite0's, with which the training of EfficientNet-B0 began, inside a package of their
+own. Both are Apache-2.0. No image of a data set is part of fer_nb.
 
 This is what pip installs along with it, with the versions of `constraints.txt` on Linux and Python {python};
 `make licences` writes this page. A product that ships them has to pass on their notices.

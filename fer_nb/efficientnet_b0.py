@@ -47,7 +47,7 @@ def lite0() -> dict[str, Tensor]:
 #: the first three stages wait for the head in the first epoch; then early layers move at a third of the rate
 RECIPE = Recipe(
     epochs=24, lr=1.5e-3, early_lr=0.3, start="imagenet", frozen=1, freeze_epochs=1, class_weight_power=0.4,
-    label_smoothing=0.1, ema=0.998, zoom=0.15, shift=0.08, erase=0.25, mixup=0.2,
+    label_smoothing=0.1, ema=0.998, rotation=15, zoom=0.2, shift=0.1, erase=0.25, mixup=0.2,
 )
 
 #: stem and first three stages; the other stages; the head
