@@ -16,6 +16,8 @@ import nbformat
 
 ROOT = Path(__file__).parent.parent
 SOURCE = "https://github.com/fer-nb/fer_nb/blob/main/"
+#: links to files that are no pages of the site
+IN_REPOSITORY = r"\]\((?:\.\./)?(LICENSE|Dockerfile|CITATION\.cff|\w+\.(?:py|ini))\)"
 NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
 CARDS = sorted((ROOT / "models").glob("*.md"))
 TEXTS = ("CONTRIBUTING.md", "CHANGELOG.md", "LICENCES.md")
@@ -64,7 +66,7 @@ def output(one, name, pictures, alt):
     if "text/html" in data:
         return f'<div class="output">\n{data["text/html"]}\n</div>'
     if "text/markdown" in data:
-        return data["text/markdown"]
+        return re.sub("^#", "###", data["text/markdown"], flags=re.M)  # its headings below those of the notebook
     text = re.sub(r"\x1b\[[0-9;]*m", "", one.get("text") or data.get("text/plain", "")).rstrip()
     return f"```text\n{text}\n```" if text else ""
 
@@ -247,7 +249,7 @@ def on_files(files, config):
     for name, text in pages.items():
         if name.endswith(".md"):  # notebooks are pages here, and other files are in the repository
             text = re.sub(r"(\]\((?:\.\./)?(?:nbs/)?\w+)\.ipynb([)#])", r"\1.md\2", text)
-            pages[name] = re.sub(r"\]\((?:\.\./)?(LICENSE|CITATION\.cff|\w+\.(?:py|ini))\)", rf"]({SOURCE}\1)", text)
+            pages[name] = re.sub(IN_REPOSITORY, rf"]({SOURCE}\1)", text)
     for picture in (*(ROOT / "nbs/images").glob("*.*"), *(ROOT / "models").glob("*.png")):
         pages[str(picture.relative_to(ROOT))] = picture.read_bytes()
     for name, content in pages.items():
