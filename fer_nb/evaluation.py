@@ -29,7 +29,7 @@ from . import __version__
 from .core import COLORS, EMOTIONS, PARTS, PEERS, DataError, ModelError, default_model, model_info, models_dir
 from .core import open_session, shipped_models, write_beside
 from .data import SIZE, FaceData, Part, groups_of_copies, load_data, same_pixels, stand_in, tta_views
-from .training import build_net, changes, fit_temperature, load_classifier, load_torch
+from .training import FaceClassifier, build_net, changes, fit_calibration, load_classifier, load_torch
 
 # %% auto #0
 __all__ = ['BATCH', 'HASH', 'NEAR', 'HARMS', 'ITSELF', 'RMN', 'WUJIE', 'LETHESEC', 'KHAIREDDIN', 'ROY', 'GOODFELLOW', 'PUBLISHED',
@@ -60,9 +60,9 @@ def onnx_predictor(
 def torch_predictor(
     path: Path,  # a best_<model>.pth
 ) -> Callable[[np.ndarray], np.ndarray]:  # uint8 [N, H, W] to float32 [N, 7]
-    "A checkpoint as a function, its temperature applied."
+    "A checkpoint as a function, its calibration applied."
     clf = load_classifier(path)
-    return lambda faces: softmax(clf.logits(faces) / clf.temperature.item(), axis=1)
+    return lambda faces: softmax(clf.logits(faces), axis=1)
 
 
 def open_model(
@@ -199,12 +199,13 @@ def cross_calibrated(
     probs: np.ndarray,  # float [N, 7]
     labels: np.ndarray,  # int [N]
 ) -> np.ndarray:  # float64 [N, 7]
-    "Probabilities at temperatures that were fitted on other images than those they are applied to."
+    "Probabilities with a calibration that was fitted on other images than those it is applied to."
     logits, fold, out = log_probabilities(probs), folds(labels), np.array(probs, np.float64)
     for f in np.unique(fold):
         here = fold == f
         if (~here).any():
-            out[here] = softmax(logits[here] / fit_temperature(logits[~here], labels[~here]), axis=1)
+            factors, offsets = fit_calibration(logits[~here], labels[~here]).double().numpy()
+            out[here] = softmax(logits[here] * factors + offsets, axis=1)
     return out
 
 # %% ../nbs/09_evaluation.ipynb #013a90b6
@@ -1028,7 +1029,7 @@ The Training part of FER2013 ([Goodfellow et al. 2013](https://arxiv.org/abs/130
 
 {accuracy}
 
-Epoch, temperature, threshold and looks were chosen on PublicTest, so its figures are a little flattering.{missing}
+Epoch, calibration, threshold and looks were chosen on PublicTest, so its figures are a little flattering.{missing}
 
 ### Each emotion ({main}, one look)
 
@@ -1041,7 +1042,7 @@ Worst known: {weak}.
 ![reliability diagram]({name}_reliability.png)
 
 Confidence and accuracy are {ece} apart on average (ECE, {main}, one look{fitted}); a perfectly calibrated network
-would show {chance} by chance.{temperature} Below a confidence of {threshold}, the
+would show {chance} by chance. Below a confidence of {threshold}, the
 least from which four of five answers are right, it says "not sure": it is sure of {coverage} of the images, and right
 on {kept} of these.
 
@@ -1162,7 +1163,7 @@ def model_card(
         accuracy=accuracy_table(rows), classes=class_table(row), weak=weak_points(row), main=main,
         missing=f" Not in the archive: {', '.join(results['missing'])}." if results["missing"] else "",
         ece=percent(row["ece_cross_fitted" if public else "ece"]), fitted=", cross-fitted" if public else "",
-        chance=percent(row["ece_by_chance"]), temperature=f" Temperature: {saved['temperature']:.2f}." if saved else "",
+        chance=percent(row["ece_by_chance"]),
         threshold=f"{m['threshold'] or sure['threshold']:.2f}", coverage=percent(sure["coverage"]),
         kept=percent(sure["accuracy"]) or "none", harms=harm_table(m["robustness"]), few=f"{few['n']:,}",
         few_of=few["part"], either=f"{196 * (row['accuracy'] * (1 - row['accuracy']) / few['n']) ** 0.5:.0f}",

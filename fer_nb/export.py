@@ -260,7 +260,8 @@ def variants(
     some = train[np.random.default_rng(0).permutation(len(train))[:128]]
     models["bits", 8] = to_int8(models["bits", 32], some)
     for size in sorted({saved["size"], *sizes}):
-        models["size", size] = to_onnx(FaceClassifier(clf.net, Preprocess(size, saved["channels"])), {})
+        sized = FaceClassifier(clf.net, Preprocess(size, saved["channels"]), clf.calibration)
+        models["size", size] = to_onnx(sized, {})
     took = milliseconds(*(partial(running(model, threads=1), part.images[:1]) for model in models.values()))
     rows = {"bits": [], "size": []}
     for ((what, value), model), ms in zip(models.items(), took, strict=True):

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("sklearn", reason="evaluation needs the [train] extra")
 pytest.importorskip("fastai", reason="evaluation needs the [train] extra")
@@ -163,10 +164,15 @@ def test_calibration_error_counts_by_hand():
     assert ev.calibration_error(probs, labels) == pytest.approx(total)
 
 
-def test_temperature_is_never_fitted_on_the_image_it_is_applied_to(monkeypatch):
+def test_calibration_is_never_fitted_on_the_image_it_is_applied_to(monkeypatch):
     probs, labels = guesses()
-    seen = []
-    monkeypatch.setattr(ev, "fit_temperature", lambda logits, _: seen.append({row.tobytes() for row in logits}) or 2.0)
+    seen, halves = [], torch.tensor([[0.5] * 7, [0.0] * 7])
+
+    def fit(logits, labels):
+        seen.append({row.tobytes() for row in logits})
+        return halves
+
+    monkeypatch.setattr(ev, "fit_calibration", fit)
     cooled = ev.cross_calibrated(probs, labels)
     rows = [row.tobytes() for row in ev.log_probabilities(probs)]
     left_out = np.array([[row not in call for call in seen] for row in rows])
@@ -530,7 +536,7 @@ def test_a_card_says_what_the_results_say(kept):
         f"{m['parameters']:,} parameters", f"{row['accuracy']:.1%} ({row['accuracy_ci95'][0]:.1%}–",
         f"| disgust | {row['per_class']['disgust']['precision']:.1%} |",
         f"1.5: {m['robustness']['blur (σ, px)'][-1][1]:.1%}",
-        f"confidence of {m['threshold']:.2f}", f"{row['sure']['coverage']:.1%}", f"{saved['temperature']:.2f}",
+        f"confidence of {m['threshold']:.2f}", f"{row['sure']['coverage']:.1%}",
         f"{sum(m['trained_on'].values()):,} gray faces", "Art. 5(1)(f)", "Art. 50(3)", ev.train_command(saved),
         f"({QUICK}_robustness.png)", f"({QUICK}_reliability.png)",
     ):
