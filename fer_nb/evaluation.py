@@ -29,7 +29,7 @@ from . import __version__
 from .core import COLORS, EMOTIONS, PARTS, PEERS, DataError, ModelError, default_model, model_info, models_dir
 from .core import open_session, shipped_models, write_beside
 from .data import SIZE, FaceData, Part, groups_of_copies, load_data, same_pixels, stand_in, tta_views
-from .training import FaceClassifier, build_net, changes, fit_calibration, load_classifier, load_torch
+from .training import build_net, changes, fit_calibration, load_classifier, load_torch
 
 # %% auto #0
 __all__ = ['BATCH', 'HASH', 'NEAR', 'HARMS', 'ITSELF', 'RMN', 'WUJIE', 'LETHESEC', 'KHAIREDDIN', 'ROY', 'GOODFELLOW', 'PUBLISHED',

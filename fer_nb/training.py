@@ -1194,7 +1194,7 @@ def load_classifier(
         net = build_net(saved["model"], len(saved["classes"]), saved["channels"])
         net.load_state_dict(saved["model_state_dict"])
         preprocess = Preprocess(setting("size", saved["size"]), saved["channels"])
-        return FaceClassifier(net, preprocess, saved["calibration"]).eval()
+        return FaceClassifier(net, preprocess, saved["calibration"].reshape(2, len(saved["classes"]))).eval()
     except Exception as e:  # whatever stands in its place may raise anything
         raise ModelError(f"{path} is damaged: its weights and settings do not fit together. Copy it again.") from e
 
