@@ -144,10 +144,12 @@ def train(
     with needs("train"):
         from fer_nb.data import load_data
         from fer_nb.export import export
+        from fer_nb.training import model_recipe
         from fer_nb.training import train as run
     changes = dict(seed=seed, epochs=epochs, batch_size=batch_size, size=size, start=start)
     changes = {name: value for name, value in changes.items() if value is not None}
     changes |= pairs(settings)
+    model_recipe(model, **changes)  # what is wrong is said before the data is read
     faces = load_data(data)
     result = run(model, faces, out=out, resume=resume, log=typer.echo, note=note, **changes)
     if result:
@@ -228,6 +230,8 @@ def evaluate(
         from fer_nb import evaluation
         from fer_nb.data import load_data
     names = shipped_models() if every else which or [default_model()]
+    for name in names:
+        evaluation.open_model(name)  # what is wrong is said before the data is read
     faces = load_data(data, votes, pairs(meanings, "--map"))
     if write:
         path = evaluation.write_results(faces, log=lambda line: typer.echo(line, err=as_json))
