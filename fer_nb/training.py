@@ -525,11 +525,12 @@ class DepthwiseConv(nn.Conv2d):
         x: Tensor,  # [N, C, H, W]
     ) -> Tensor:  # as `nn.Conv2d` gives it
         k, p, least = self.kernel_size[0], self.padding[0], min(x.shape[-2:])
-        if least >= max(k, 3):
-            return super().forward(x)
-        rim = max(0, p - least + 1)
-        weight, p = self.weight[:, :, rim : k - rim, rim : k - rim], p - rim
-        return nn.functional.conv2d(nn.functional.pad(x, (p,) * 4), weight, self.bias, self.stride, 0, 1, self.groups)
+        weight = self.weight
+        if least < max(k, 3):
+            rim = max(0, p - least + 1)
+            x, weight, p = nn.functional.pad(x, (p - rim,) * 4), weight[:, :, rim : k - rim, rim : k - rim], 0
+        with torch.autocast(x.device.type, enabled=False):
+            return nn.functional.conv2d(x.float(), weight, self.bias, self.stride, p, 1, self.groups)
 
 
 def fast_depthwise(
