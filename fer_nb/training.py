@@ -526,7 +526,7 @@ class DepthwiseConv(nn.Conv2d):
     ) -> Tensor:  # as `nn.Conv2d` gives it
         k, p, least = self.kernel_size[0], self.padding[0], min(x.shape[-2:])
         weight = self.weight
-        if least < max(k, 3):
+        if least < (3 if torch.backends.cpu.get_cpu_capability() == "AVX512" else max(k, 3)):
             rim = max(0, p - least + 1)
             x, weight, p = nn.functional.pad(x, (p - rim,) * 4), weight[:, :, rim : k - rim, rim : k - rim], 0
         with torch.autocast(x.device.type, enabled=False):
