@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
 import shlex
 import time
 import timeit
@@ -17,6 +18,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from scipy import ndimage
 from scipy.special import softmax
@@ -40,8 +42,8 @@ __all__ = ['BATCH', 'HASH', 'NEAR', 'HARMS', 'ITSELF', 'RMN', 'WUJIE', 'LETHESEC
            'remarks', 'evaluate', 'ranking', 'plot_ranking', 'difference_hash', 'nearest', 'near_copies', 'mcnemar',
            'agreement', 'ensemble', 'joined', 'same_images', 'side_by_side', 'label_ceiling', 'cross_validated',
            'suspect_labels', 'levels', 'each', 'as_jpeg', 'turned', 'hidden', 'Harm', 'noisy', 'shrunk', 'some_of',
-           'robustness', 'plot_robustness', 'about_model', 'result_row', 'measure', 'write_results', 'kept_results',
-           'markdown', 'percent', 'without', 'reported', 'right_table', 'cost_table', 'results_table',
+           'robustness', 'plot_robustness', 'processor', 'about_model', 'result_row', 'measure', 'write_results',
+           'kept_results', 'markdown', 'percent', 'without', 'reported', 'right_table', 'cost_table', 'results_table',
            'published_table', 'own_words', 'train_command', 'accuracy_table', 'class_table', 'weak_points',
            'harm_table', 'faults', 'repeat', 'model_card', 'write_cards']
 
@@ -751,6 +753,14 @@ def plot_robustness(
     return fig
 
 # %% ../nbs/09_evaluation.ipynb #2af4aa93
+def processor() -> str:
+    "What the times were measured on: the processor's name and its widest vectors, as \"AMD EPYC, AVX512\"."
+    info = Path("/proc/cpuinfo")  # elsewhere than on Linux, platform knows
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
+        if info.is_file() else []
+    return f"{[*names, platform.processor() or platform.machine()][0]}, {torch.backends.cpu.get_cpu_capability()}"
+
+
 def about_model(
     name: str,  # a shipped model
 ) -> dict:
@@ -802,7 +812,7 @@ def measure(
     data: FaceData | str | Path | None = None,  # or a path to it; None: $FER2013, else drawn faces
     models: Sequence[str] | None = None,  # names; None: all that are shipped
     log: Callable[[str], None] = print,  # gets a line for each evaluation
-) -> dict:  # plain values: fer_nb, source, fingerprint, drawn, cores, parts, missing, copies, ..., models, rows
+) -> dict:  # plain values: fer_nb, source, fingerprint, drawn, cores, processor, parts, missing, ..., models, rows
     "Every model on every test part there is, with one look and with several, all of them together, and worse pictures."
     data = data if isinstance(data, FaceData) else load_data(data)
     models = list(models or shipped_models() or [default_model()])
@@ -829,6 +839,7 @@ def measure(
         log(f"{m}, worse pictures: done")
     return dict(
         fer_nb=__version__, source=data.source, fingerprint=data.fingerprint, drawn=data.drawn, cores=os.cpu_count(),
+        processor=processor(),
         parts={p: len(data[p]) for p in data.parts}, missing=[p for p in PARTS if p not in data],
         copies=dict(distinct=len(copied), copied=int(copied.sum()), disputed=int(disputed.sum())),
         robustness_on=dict(part=there[0], n=len(few)), models=abouts, rows=rows)
@@ -919,7 +930,8 @@ def results_table(
     missing = f"; not in this archive: {', '.join(r['missing'])}" if r["missing"] else ""
     fitted = ", the latter cross-fitted" if reported(r) == "PublicTest" else ""
     drawn = " Drawn faces: these figures say nothing about people." if r["drawn"] else ""
-    last = f"Images: {images}{missing}. ±: half of the 95% interval. Macro F1 and ECE are {reported(r)}'s{fitted}."
+    last = f"Images: {images}{missing}. ±: half of the 95% interval. Macro F1 and ECE are {reported(r)}'s{fitted}. " \
+        f"Times: {r['processor']}."
     return "\n\n".join([right_table(r), cost_table(r), last + drawn])
 
 # %% ../nbs/09_evaluation.ipynb #a94c60d3
@@ -956,6 +968,7 @@ def published_table() -> str:  # Markdown
     return "\n\n".join([
         markdown(head, peers),
         markdown(["published by others", "accuracy", "images", "how", "where"], published),
+        "Their times are from two cores of another machine than ours above. "
         "Sampling alone moves a figure on 3,589 images by 1.5 points either way."])
 
 # %% ../nbs/09_evaluation.ipynb #3a1c9d42
