@@ -619,15 +619,16 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training:
             return super().forward(x)
         dims, n = [d for d in range(x.ndim) if d != 1], x.numel() // x.shape[1] * dist.get_world_size()
-        shape = [1, -1] + [1] * (x.ndim - 2)
-        mean = all_reduce(x.sum(dims)) / n
-        centred = x - mean.view(shape)
+        shape, wide = [1, -1] + [1] * (x.ndim - 2), x.float()  # bfloat16 is too coarse for sums
+        mean = all_reduce(wide.sum(dims)) / n
+        centred = wide - mean.view(shape)
         var = all_reduce(centred.square().sum(dims)) / n
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * n / (n - 1), self.momentum)
-        return centred * (self.weight * (var + self.eps).rsqrt()).view(shape) + self.bias.view(shape)
+        out = centred * (self.weight * (var + self.eps).rsqrt()).view(shape) + self.bias.view(shape)
+        return out.to(x.dtype)
 
 
 class Share(Callback):
