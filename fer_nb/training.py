@@ -519,12 +519,12 @@ class Autocast(Callback):
 
 # %% ../nbs/04_training.ipynb #e3b47a0a
 class DepthwiseConv(nn.Conv2d):
-    "A depthwise convolution that stays fast on maps smaller than its kernel: the same numbers, another way there."
+    "A depthwise convolution that stays fast on maps smaller than its kernel, and in 32 bits under autocast."
 
     def forward(
         self,
         x: Tensor,  # [N, C, H, W]
-    ) -> Tensor:  # as `nn.Conv2d` gives it
+    ) -> Tensor:  # float32, as `nn.Conv2d` gives it without autocast
         k, p, least = self.kernel_size[0], self.padding[0], min(x.shape[-2:])
         weight = self.weight
         if least < (3 if torch.backends.cpu.get_cpu_capability() == "AVX512" else max(k, 3)):
