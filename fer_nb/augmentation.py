@@ -41,7 +41,7 @@ class Preprocess(nn.Module):
         x: Tensor,  # [N, 1, H, W] floats of 0–1
     ) -> Tensor:  # [N, C, H, W], about zero mean and unit deviation
         "Gray to `channels`, minus mean, over standard deviation."
-        return (x.expand(-1, self.channels, -1, -1) - self.mean) / self.std
+        return (x - self.mean) / self.std  # the statistics have as many channels as the network wants
 
     def forward(
         self,
