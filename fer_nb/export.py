@@ -50,16 +50,15 @@ def to_onnx(
             optimize=False, input_names=["faces"], output_names=["probabilities"])
     # the rest of the exporter's optimisation would multiply norms into weights, which 16 bits then no longer hold
     optimizer.fold_constants(program.model), optimizer.remove_unused_nodes(program.model)
-    return with_metadata(lean(program.model_proto.SerializeToString()), {"classes": ",".join(EMOTIONS)} | metadata)
+    return with_metadata(lean(program.model_proto), {"classes": ",".join(EMOTIONS)} | metadata)
 
 
 def lean(
-    content: bytes,  # an ONNX model
+    model,  # an onnx.ModelProto; it is changed
 ) -> bytes:  # what computes the same, to the last bit
     "The model without its nodes' origins, and with 16 bits for each weight that they hold exactly."
     import onnx
 
-    model = onnx.load_from_string(content)
     for node in model.graph.node: del node.metadata_props[:]
     for weights in model.graph.initializer:
         full, name = onnx.numpy_helper.to_array(weights), weights.name
