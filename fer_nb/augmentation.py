@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .data import SIZE
 
 # %% auto #0
-__all__ = ['GRAY_STATS', 'IMAGENET_STATS', 'Preprocess', 'random_affine', 'random_erase', 'Augment']
+__all__ = ['GRAY_STATS', 'IMAGENET_STATS', 'Preprocess', 'random_affine', 'random_erase', 'random_blur', 'Augment']
 
 # %% ../nbs/02_augmentation.ipynb #d8a9100c
 #: mean and standard deviation of gray input to networks trained from scratch, on a scale of 0–1
@@ -91,6 +91,19 @@ def random_erase(
     cols = (xs >= left) & (xs < left + ew)
     return x.masked_fill((rows[:, :, None] & cols[:, None, :])[:, None].to(x.device), 0.0)
 
+# %% ../nbs/02_augmentation.ipynb #ea35241d
+def random_blur(
+    x: Tensor,  # [N, 1, H, W]
+    limit: float,  # largest standard deviation of the Gaussian, pixels
+    generator: torch.Generator | None = None,  # source of chance; torch's own if None
+) -> Tensor:  # [N, 1, H, W]
+    "Blur each image by a Gaussian of its own, its standard deviation uniform from 0 to `limit`."
+    n, radius = len(x), max(round(3 * limit), 1)
+    sigma = (torch.rand(n, 1, generator=generator) * limit).clamp(min=1e-3)
+    kernel = (-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2).softmax(dim=1).to(x.device)
+    x = F.pad(x, (radius,) * 4, mode="replicate").transpose(0, 1)
+    return F.conv2d(F.conv2d(x, kernel.view(n, 1, 1, -1), groups=n), kernel.view(n, 1, -1, 1), groups=n).transpose(0, 1)
+
 # %% ../nbs/02_augmentation.ipynb #74bd5809
 class Augment(nn.Module):
     "Random, different for every image: uint8 faces [N, 48, 48] to the float input [N, C, size, size] of a network."
@@ -106,11 +119,12 @@ class Augment(nn.Module):
         brightness: float = 0.2,  # gray values times 1 ± this
         contrast: float = 0.2,  # distance from the image's mean times 1 ± this
         erase: float = 0.0,  # probability of an erased patch
+        blur: float = 0.0,  # largest Gaussian blur: its standard deviation in pixels of the stored face
     ):
         super().__init__()
         self.preprocess = Preprocess(size, channels)
         self.geometry = dict(flip=flip, rotation=rotation, zoom=zoom, shift=shift)
-        self.brightness, self.contrast, self.erase = brightness, contrast, erase
+        self.brightness, self.contrast, self.erase, self.blur = brightness, contrast, erase, blur
 
     def forward(
         self,
@@ -120,6 +134,7 @@ class Augment(nn.Module):
         "One random picture of each face."
         n, size = len(images), self.preprocess.size
         x = images.unsqueeze(1).float() / 255
+        x = random_blur(x, self.blur, generator) if self.blur else x
         theta = random_affine(n, **self.geometry, generator=generator).to(x.device)
         grid = F.affine_grid(theta, (n, 1, size, size), align_corners=False)
         x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)

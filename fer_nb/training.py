@@ -110,10 +110,11 @@ class Recipe:
     brightness: float = 0.2
     contrast: float = 0.2
     erase: float = 0.0
+    blur: float = 0.0
     seed: int = 0  # every epoch's chance is a function of this and the epoch's number
 
 
-AUGMENTATION = ("flip", "rotation", "zoom", "shift", "brightness", "contrast", "erase")
+AUGMENTATION = ("flip", "rotation", "zoom", "shift", "brightness", "contrast", "erase", "blur")
 
 # %% ../nbs/04_training.ipynb #cad08f13
 #: setting → (least, largest) value
@@ -122,7 +123,7 @@ LIMITS = {
     "mixup": (0.0, 100.0), "cutmix": (0.0, 100.0), "distill_temperature": (0.1, 100.0), "early_lr": (1e-6, 1.0),
     "size": (0, 1024), "small_size": (0, 1024), "patience": (1, 1000), "frozen": (0, 100),
     "freeze_epochs": (0, 100_000), "rotation": (0.0, 180.0), "zoom": (0.0, 0.9), "shift": (0.0, 1.0),
-    "seed": (0, 2**31),
+    "blur": (0.0, 8.0), "seed": (0, 2**31),
 } | dict.fromkeys(
     ("warmup", "label_smoothing", "flip", "erase", "brightness", "contrast", "ema", "small_share", "balance",
      "class_weight_power", "soft_labels", "distill"), (0.0, 1.0))
