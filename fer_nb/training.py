@@ -439,7 +439,7 @@ def taught(
     "The mean of what teachers say of faces and of their mirror images."
     total = 0
     for path in teachers:
-        teacher = load_classifier(path).to(memory_format=torch.channels_last)  # a quarter faster
+        teacher = load_classifier(path).to(memory_format=torch.channels_last)  # as in training
         for view in (faces, faces[:, :, ::-1].copy()):
             total = total + (torch.from_numpy(teacher.logits(view)) / temperature).softmax(1)
     return total / (2 * len(teachers))
