@@ -23,11 +23,14 @@ from .core import ImageError
 from .data import MAX_PIXELS, as_seen
 
 # %% auto #0
-__all__ = ['USABLE', 'Picture', 'SHORT_RANGE', 'FULL_RANGE', 'View', 'FRAME_SIDE', 'FRAME_SHIFT', 'decoded', 'from_array',
-           'load_image', 'quiet', 'new_detector', 'borrowed', 'Face', 'detect', 'parts', 'shared', 'each_once',
-           'bordered', 'plausible', 'find_faces', 'frame', 'window', 'crop_face']
+__all__ = ['USABLE', 'Picture', 'View', 'LONGEST', 'SHORT_RANGE', 'FULL_RANGE', 'FRAME_SIDE', 'FRAME_SHIFT', 'decoded',
+           'from_array', 'load_image', 'quiet', 'new_detector', 'borrowed', 'Face', 'reduced', 'detect', 'parts',
+           'shared', 'each_once', 'bordered', 'plausible', 'find_faces', 'frame', 'window', 'crop_face']
 
 # %% ../nbs/11_faces.ipynb #d20cea03
+# Pillow's, on harmless faults of the metadata; once, because catch_warnings is not safe among threads
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 USABLE = "Give a JPEG, PNG, WebP, GIF, BMP or TIFF picture (a phone's HEIC: saved as JPEG)"
 
 
@@ -37,16 +40,13 @@ def decoded(
 ) -> np.ndarray:  # uint8 [height, width, 3], RGB
     "The pixels of a file or of an open picture, its first frame; whatever goes wrong is an `ImageError`."
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on harmless faults of the metadata
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = file if isinstance(file, Image.Image) else Image.open(file)
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width}×{image.height} pixels")
-            if not image.width * image.height or image.format == "EPS":  # EPS is a program, which Pillow would run
-                raise Image.UnidentifiedImageError
-            return np.asarray(as_seen(image).convert("RGB"))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+        image = file if isinstance(file, Image.Image) else Image.open(file)
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError(f"{image.width}×{image.height} pixels")
+        if not image.width * image.height or image.format == "EPS":  # EPS is a program, which Pillow would run
+            raise Image.UnidentifiedImageError
+        return np.asarray(as_seen(image).convert("RGB"))
+    except Image.DecompressionBombError as e:
         limit = f"{MAX_PIXELS // 10**6} million pixels"
         raise ImageError(f"{name} is larger than {limit}, which is more than is read. Give a smaller copy.") from e
     except Image.UnidentifiedImageError as e:
@@ -169,17 +169,32 @@ class Face:
         return math.degrees(math.atan2(y1 - y0, x1 - x0))
 
 # %% ../nbs/11_faces.ipynb #b015c7b1
+View = tuple[float, float, float, float]  # left, top, right, bottom, pixels
+
+LONGEST = 8000  # pixels; from 32,767 on MediaPipe ends the whole process
+
+
+def reduced(
+    image: np.ndarray,  # uint8 [height, width, 3]
+    longest: int,  # pixels
+) -> np.ndarray:  # uint8 [height, width, 3], from as long as that to half of it
+    "The picture made a whole number of times smaller, where it is longer."
+    times = -(-max(image.shape) // longest)
+    return np.ascontiguousarray(image if times == 1 else Image.fromarray(image).reduce(times))
+
+
 def detect(
     image: np.ndarray,  # uint8 [height, width, 3], RGB
     model: int,  # 0 short range, 1 full range
-    left: int = 0,  # where the view begins in the whole picture, pixels
-    top: int = 0,
+    view: View | None = None,  # what `image` shows of the whole picture; None: all of it
     size: tuple[int, int] | None = None,  # width and height of the whole picture, where `image` is a view of it
 ) -> list[Face]:
     "What one detector sees in one view."
+    right, bottom = size or image.shape[1::-1]
+    left, top, *end = view or (0, 0, right, bottom)
+    width, height = end[0] - left, end[1] - top
     with borrowed(model) as detector:
-        found = detector.process(np.ascontiguousarray(image)).detections or []
-    (height, width), (right, bottom) = image.shape[:2], size or image.shape[1::-1]
+        found = detector.process(reduced(image, LONGEST)).detections or []
     faces = []
     for one in found:
         where = one.location_data.relative_bounding_box
@@ -195,9 +210,6 @@ def detect(
 # %% ../nbs/11_faces.ipynb #33454c6d
 #: the smallest face each detector finds, as a share of the longer side of what it looks at (measured below and above)
 SHORT_RANGE, FULL_RANGE = 0.12, 0.05
-
-View = tuple[int, int, int, int]  # left, top, right, bottom, pixels
-
 
 def parts(
     width: int,  # of the picture, pixels
@@ -240,15 +252,16 @@ def each_once(
 # %% ../nbs/11_faces.ipynb #3a2526eb
 def bordered(
     image: np.ndarray,  # uint8 [height, width, 3]
-) -> tuple[np.ndarray, int]:  # uint8 [height + 2 border, width + 2 border, 3], and the border in pixels
-    "The picture with a quarter of its longer side of its mean colour all around."
-    height, width = image.shape[:2]
-    border = math.ceil(max(height, width) / 4)
-    wide = np.empty((height + 2 * border, width + 2 * border, 3), np.uint8)
-    step = max(1, min(height, width) // 200)
-    wide[:] = image[::step, ::step].mean((0, 1))
-    wide[border:-border, border:-border] = image
-    return wide, border
+) -> tuple[np.ndarray, View]:  # uint8 [height, width, 3], and what of the picture it shows, its border included
+    "The picture, not too large, with a quarter of its longer side of its mean colour all around."
+    small = reduced(image, 2000)
+    (height, width), (rows, columns) = image.shape[:2], small.shape[:2]
+    border = math.ceil(max(rows, columns) / 4)
+    wide = np.empty((rows + 2 * border, columns + 2 * border, 3), np.uint8)
+    wide[:] = small.mean((0, 1))
+    wide[border:-border, border:-border] = small
+    x, y = border * width / columns, border * height / rows
+    return wide, (-x, -y, width + x, height + y)
 
 
 def plausible(
@@ -269,12 +282,12 @@ def find_faces(
     faces = detect(image, 0)
     if min_face < SHORT_RANGE * max(width, height):
         faces += detect(image, 1)
-        for x0, y0, x1, y1 in parts(width, height, min_face):
-            faces += detect(image[y0:y1, x0:x1], 1, x0, y0, (width, height))
+        for view in parts(width, height, min_face):
+            faces += detect(image[view[1] : view[3], view[0] : view[2]], 1, view, (width, height))
     if not any(map(plausible, faces)):
-        wide, border = bordered(image)
-        faces = [face for model in (0, 1) for face in detect(wide, model, -border, -border, (width, height))]
-    faces = [face for face in each_once(faces) if plausible(face) and max(face.box[2:]) >= min_face]
+        wide, view = bordered(image)
+        faces = [face for model in (0, 1) for face in detect(wide, model, view, (width, height))]
+    faces = [face for face in each_once(list(filter(plausible, faces))) if max(face.box[2:]) >= min_face]
     return sorted(faces, key=lambda face: face.box)
 
 # %% ../nbs/11_faces.ipynb #502878ab
@@ -285,12 +298,15 @@ FRAME_SIDE, FRAME_SHIFT = 1.439, (-0.005, -0.040)
 # %% ../nbs/11_faces.ipynb #6e2640d0
 def frame(
     face: Face,
+    upright: bool = True,  # for a head that will be turned upright
 ) -> tuple[float, float, float]:  # x, y of the centre and the side, pixels of the picture
     "The square that FER2013 would have cut around this face, before it is turned."
     points = np.array(face.points)
     middle = points.mean(0)
     size = math.sqrt(((points - middle) ** 2).sum())
-    x, y = middle + np.array(FRAME_SHIFT) * size
+    (right, down), roll = FRAME_SHIFT, math.radians(face.roll) if upright else 0.0  # as the head sees it
+    shift = right * math.cos(roll) - down * math.sin(roll), right * math.sin(roll) + down * math.cos(roll)
+    x, y = middle + np.array(shift) * size
     return float(x), float(y), FRAME_SIDE * size
 
 
@@ -318,7 +334,7 @@ def crop_face(
     upright: bool = True,  # turn the head upright
 ) -> np.ndarray:  # uint8 [size, size], gray
     "A face as FER2013 would have framed it."
-    x, y, side = frame(face)
+    x, y, side = frame(face, upright)
     roll = math.radians(face.roll) if upright else 0.0
     reach = side / 2 * (abs(math.cos(roll)) + abs(math.sin(roll)))  # of the turned square
     left, top = math.floor(x - reach), math.floor(y - reach)

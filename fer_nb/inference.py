@@ -275,9 +275,9 @@ def look_or_error(
     "The same; what is no picture is a look with an error."
     try:
         return look(source, min_face)
-    except FerError as e:
+    except (FerError, MemoryError) as e:
         name = str(source) if isinstance(source, (str, os.PathLike)) else ""
-        return Look(None, [], NO_CROPS, name, str(e))
+        return Look(None, [], NO_CROPS, name, str(e) or f"{name or 'A picture'} does not fit into memory.")
 
 
 def is_many(
@@ -302,7 +302,7 @@ class EmotionRecognizer:
         model: Model | list[Model] | tuple[Model, ...] | None = None,  # None: the default; several: their mean
         threads: int | None = None,  # of ONNX Runtime, and for reading many pictures; None: as many as there are cores
         min_face: int = 0,  # width of the smallest face wanted, pixels; a larger one makes the search faster
-        tta: bool = False,  # the mean over several views of each face (`tta_views`): better, and as many times slower
+        tta: bool = False,  # the mean over the views of `tta_views`: four times as slow, sometimes better
         threshold: float | None = None,  # 0-1; below it an answer is "not sure"; None: what the model file says
     ):
         models = list(model) if isinstance(model, (list, tuple)) else [model or default_model()]
@@ -317,7 +317,7 @@ class EmotionRecognizer:
         self._sessions = [shared_session(model_file(one), threads) for one in models]
         abouts = [dict(session.get_modelmeta().custom_metadata_map) for session in self._sessions]
         self.about = abouts[0]
-        own = [float(about.get("threshold") or 0) for about in abouts]
+        own = [float(about["threshold"]) for about in abouts if about.get("threshold")] or [0.0]
         self.threshold = sum(own) / len(own) if threshold is None else threshold
 
     def classify(

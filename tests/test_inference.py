@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -210,7 +211,7 @@ def test_a_picture_of_no_size_is_none(recognizer):
         recognizer(Image.new("RGB", (0, 5)))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (5, 5), (48, 48), (3000, 20)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (5, 5), (48, 48), (3000, 20), (60, 60_000)])
 def test_a_picture_without_a_face_is_an_answer(size, recognizer):
     result = recognizer(Image.new("RGB", size, (90, 120, 200)))
     assert result.faces == [] and "No face" in result.message == str(result)
@@ -387,6 +388,8 @@ def test_several_models_answer_with_their_mean(tmp_path, portrait):
     for emotion, p in both(portrait).faces[0].probabilities.items():
         assert p == pytest.approx((one(portrait).faces[0].probabilities[emotion] + 1 / 7) / 2, abs=1e-5)
     assert both.threshold == pytest.approx((0.4 + one.threshold) / 2)
+    without = tiny_model(tmp_path / "without.onnx", OURS)
+    assert EmotionRecognizer([without, default_model()]).threshold == one.threshold
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.1428, 0.1429, 1.0])
@@ -458,6 +461,12 @@ def test_many_threads_get_what_one_gets(portrait, recognizer):
     for t in threads:
         t.join()
     assert list(answers.values()) == [alone] * 6
+
+
+def test_warnings_of_others_are_heard_afterwards(portrait, recognizer):
+    before = list(warnings.filters)
+    recognizer([portrait] * 20)
+    assert warnings.filters == before
 
 
 def test_a_face_of_one_s_own_size_is_found_as_small_as_wanted(portrait):
