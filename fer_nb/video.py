@@ -215,10 +215,11 @@ def watch(
     film: Film,
     recognizer: EmotionRecognizer,
     smooth: float = 0.3,  # seconds over which probabilities are averaged; 0: each frame for itself
-    patience: float = 1.0,  # seconds that a face may be unseen and keep its number
+    patience: float = 1.0,  # seconds that a face may be unseen and keep its number; longer where few frames are seen
 ) -> Iterator[Moment]:
     "Every frame with its faces, as the film goes on. A file is read a little ahead; a camera is answered at once."
-    waiting, tracker = deque(), Tracker(patience)
+    gap = 0.0 if film.live else film.every / film.fps  # seconds between two frames that are looked at
+    waiting, tracker = deque(), Tracker(max(patience, 1.5 * gap))
     known: dict[int, tuple[FaceEmotion, float]] = {}
 
     def images():
@@ -353,8 +354,11 @@ def film_writer(
             writer.close()
         if not writer.written:
             raise VideoError(f"There was no frame to write to {path.name}.")
+        whole = Film(part).length
+        if whole and whole < 0.9 * writer.written:  # OpenCV says nothing when a disk is full
+            raise VideoError(f"{path.name} could not be written whole. Free some space or give another folder.")
         if not film.live:
-            keep_sound(part, Path(film.source))
+            keep_sound(part, Path(film.source), writer.written / writer.fps)
 
 
 class _Writer:
@@ -394,6 +398,7 @@ class _Writer:
 def keep_sound(
     path: Path,  # a silent film, replaced
     original: Path,  # where the sound is
+    seconds: float,  # of it, from its beginning
 ) -> bool:  # whether it was done
     "Put the sound of another film into this one, where FFmpeg is installed."
     ffmpeg = shutil.which("ffmpeg")
@@ -401,6 +406,7 @@ def keep_sound(
         return False
     with_sound = path.with_name(f"{path.stem}.sound{path.suffix}")
     what = ["-i", f"file:{path}", "-i", f"file:{original}", "-map", "0:v", "-map", "1:a:0?", "-c:v", "copy"]
+    what += ["-t", f"{seconds:.3f}"]
     try:
         subprocess.run(
             [ffmpeg, "-v", "quiet", "-nostdin", "-y", *what, f"file:{with_sound}"], check=True, stdin=subprocess.DEVNULL

@@ -230,6 +230,10 @@ def test_who_was_away_for_long_is_someone_new(film, recognizer):
     assert {n for m in moments[:10] for n in m.tracks} == {1, 2} and moments[-1].tracks == [3, 2]
 
 
+def test_few_looks_do_not_make_new_people(film, recognizer):
+    assert [m.tracks for m in watch(Film(film, every=6), recognizer, patience=0.3)] == [[1], [1, 2], [1, 2]]
+
+
 def test_overlap():
     assert overlap((0, 0, 10, 10), (0, 0, 10, 10)) == 1
     assert overlap((0, 0, 10, 10), (5, 0, 10, 10)) == pytest.approx(1 / 3)
@@ -375,10 +379,44 @@ def test_the_sound_is_kept(film, recognizer, tmp_path):
         assert subprocess.run(show, capture_output=True, text=True).stdout.split() == ["video", "audio"]
 
 
+@with_ffmpeg
+def test_the_sound_ends_with_the_picture(film, tmp_path):
+    ffmpeg("-i", film, "-f", "lavfi", "-i", "sine=d=9", "-c:v", "copy", tmp_path / "loud.mp4")
+    with film_writer(tmp_path / "out.mp4", Film(tmp_path / "loud.mp4")) as add:
+        for frame in Film(film):
+            add(Moment(frame, [], []))
+    show = ["ffprobe", "-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0", tmp_path / "out.mp4"]
+    assert 1.6 < float(subprocess.run(show, capture_output=True, text=True).stdout) < 2.0
+
+
 def test_without_ffmpeg_the_film_is_silent(film, recognizer, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     annotate(film, tmp_path / "out.mp4", recognizer, every=9)
     assert len(list(Film(tmp_path / "out.mp4"))) == 10
+
+
+class FullDisk:
+    "A writer for whom there is room for five frames, and who does not say so."
+
+    def __init__(self, writer):
+        self.writer, self.room = writer, 5
+
+    def write(self, image):
+        self.room -= 1
+        if self.room >= 0:
+            self.writer.write(image)
+
+    def __getattr__(self, name):
+        return getattr(self.writer, name)
+
+
+def test_a_film_that_was_not_written_whole_is_an_error(film, tmp_path, monkeypatch):
+    (tmp_path / "out.mp4").write_bytes(b"an older one")
+    monkeypatch.setattr("cv2.VideoWriter", lambda *words, real=cv2.VideoWriter: FullDisk(real(*words)))
+    with pytest.raises(VideoError, match="Free some space"), film_writer(tmp_path / "out.mp4", Film(film)) as add:
+        for frame in Film(film):
+            add(Moment(frame, [], []))
+    assert (tmp_path / "out.mp4").read_bytes() == b"an older one"
 
 
 def test_nothing_half_written_is_left(film, recognizer, tmp_path):
