@@ -34,10 +34,10 @@ from .video import COLUMNS as FILM_COLUMNS
 from .video import Film, Frame, Moment, Timeline, film_writer, watch
 
 # %% auto #0
-__all__ = ['STYLE', 'CARDS', 'TINY', 'ENSEMBLE', 'MOST_PHOTOS', 'PHOTO_TYPES', 'EVERYBODY', 'PHOTOS', 'SNAPSHOT', 'LIVE', 'FILM',
-           'DRAWN', 'SOURCES', 'MOST_LIVE', 'LIVE_MIN_FACE', 'LIVE_HTML', 'LIVE_CSS', 'LIVE_WIRE', 'LIVE_SHOW',
-           'LIVE_DRAW', 'LIVE_JS', 'PROBLEMS', 'FILM_TYPES', 'MOST_SECONDS', 'MOST_LOOKS', 'GOOD', 'PEOPLE', 'LIMITS',
-           'bars', 'cut_out', 'data_uri', 'jpeg', 'face_card', 'measured', 'figures', 'costs', 'worth', 'title_of',
+__all__ = ['STYLE', 'CARDS', 'TINY', 'MOST_PHOTOS', 'PHOTO_TYPES', 'EVERYBODY', 'PHOTOS', 'SNAPSHOT', 'LIVE', 'FILM', 'DRAWN',
+           'SOURCES', 'MOST_LIVE', 'LIVE_MIN_FACE', 'LIVE_HTML', 'LIVE_CSS', 'LIVE_WIRE', 'LIVE_SHOW', 'LIVE_DRAW',
+           'LIVE_JS', 'PROBLEMS', 'FILM_TYPES', 'MOST_SECONDS', 'MOST_LOOKS', 'GOOD', 'PEOPLE', 'LIMITS', 'bars',
+           'cut_out', 'data_uri', 'jpeg', 'face_card', 'measured', 'figures', 'costs', 'worth', 'title_of', 'choices',
            'choose_model', 'style', 'title', 'server', 'promises', 'plain', 'sorry', 'Photo', 'upload', 'camera',
            'drawn', 'photos', 'choose_source', 'recogniser', 'Answer', 'photo_figure', 'look_at', 'look_at_all', 'show',
            'show_faces', 'look_closer', 'closer', 'safe_stem', 'table', 'annotated', 'offer', 'downloads', 'icon',
@@ -171,17 +171,17 @@ def measured() -> dict:  # what `fer-nb evaluate --all --write` kept; empty wher
 
 
 def figures(
-    model: str,  # a name of `MODELS`, or "ensemble"
+    models: tuple[str, ...],  # names of `MODELS`; several: all that were measured
     found: dict,  # what `measured` gave
 ) -> dict:  # a row of it; empty if there is none
-    "A model's figures for one look, on the part that no choice has seen, else on the one it was chosen on."
+    "The figures of a choice for one look, on the part that nothing was chosen on, else on the other."
+    if len(models) > 1 and {*models} != {*found.get("models", {})}:
+        return {}
+    model = models[0] if len(models) == 1 else "ensemble"
     rows = [r for r in found.get("rows", []) if r["model"] == model and not r["tta"] and r["part"] in PARTS[1:]]
     return max(rows, key=lambda r: PARTS.index(r["part"]), default={})
 
 # %% ../nbs/14_app.ipynb #0cf2b3fc
-ENSEMBLE = "ensemble"  # all models together, as the results call it
-
-
 def costs(
     models: tuple[str, ...],  # names of `MODELS`; several answer together
     found: dict,
@@ -197,16 +197,13 @@ def worth(
     found: dict,
 ) -> str:  # Markdown
     "Accuracy, speed and size in one line."
-    row, (size, time) = figures(models[0] if len(models) == 1 else ENSEMBLE, found), costs(models, found)
+    row, (size, time) = figures(models, found), costs(models, found)
     words = []
     if row:
         low, high = row["accuracy_ci95"]
         words.append(f"right on **{row['accuracy']:.0%}** of test faces ({low:.0%}–{high:.0%})")
     words += [f"{time:.1f} ms a face"] if time else []
     return " · ".join([*words, f"{size:.1f} MB"])
-
-
-ENSEMBLE = "ensemble"
 
 # %% ../nbs/14_app.ipynb #0629c6e7
 def title_of(
@@ -216,16 +213,21 @@ def title_of(
     return MODELS[models[0]].title if len(models) == 1 else "All together"
 
 
-def choose_model() -> tuple[str, ...]:  # names of `MODELS`: one, or all of them
+def choices() -> list[tuple[str, ...]]:  # names of `MODELS`: one, or all of them
     "The models that are here, the default first, and all of them together where there are several."
-    names, found = shipped_models(), measured()
-    if not names:
+    names = shipped_models()
+    return [(name,) for name in names] + ([tuple(names)] if len(names) > 1 else [])
+
+
+def choose_model() -> tuple[str, ...]:  # names of `MODELS`: one, or all of them
+    "One of `choices`, with what it is worth."
+    there, found = choices(), measured()
+    if not there:
         st.error("There is no model here yet. Train one with `fer-nb train custom_cnn --data fer2013.zip`.")
         st.stop()
-    choices = [(name,) for name in names] + ([tuple(names)] if len(names) > 1 else [])
-    about = [MODELS[c[0]].summary if len(c) == 1 else "the mean of their answers" for c in choices]
-    captions = [f"{words}  \n{worth(choice, found)}" for words, choice in zip(about, choices, strict=True)]
-    return st.radio("Model", choices, format_func=title_of, captions=captions, key="model")
+    about = [MODELS[c[0]].summary if len(c) == 1 else "the mean of their answers" for c in there]
+    captions = [f"{words}  \n{worth(choice, found)}" for words, choice in zip(about, there, strict=True)]
+    return st.radio("Model", there, format_func=title_of, captions=captions, key="model")
 
 # %% ../nbs/14_app.ipynb #40d7b7e6
 def style():
@@ -620,7 +622,7 @@ async def live_socket(
 
     models = tuple(socket.query_params.get("models", "").split("+"))
     ours = urlsplit(socket.headers.get("origin", "")).netloc in hosts(socket.headers)
-    if not ours or not {*models} <= {*shipped_models()}:
+    if not ours or models not in choices():
         return await socket.close(1008)
     await socket.accept()
     film = Arriving()
@@ -1109,11 +1111,11 @@ def results(
     found: dict,  # what `measured` gave
 ) -> str:  # HTML
     "A row for each model: how often it is right, with the interval, and what it costs."
-    names = [name for name in shipped_models() if figures(name, found)]
-    choices = [(name,) for name in names] + ([tuple(names)] if len(names) > 1 and figures(ENSEMBLE, found) else [])
     rows = []
-    for choice in choices:
-        row, (size, ms) = figures(choice[0] if len(choice) == 1 else ENSEMBLE, found), costs(choice, found)
+    for choice in choices():
+        row, (size, ms) = figures(choice, found), costs(choice, found)
+        if not row:
+            continue
         low, high = row["accuracy_ci95"]
         cells = [f"{row['accuracy']:.1%}", f"{low:.1%}–{high:.1%}", f"{row['macro_f1']:.1%}"]
         cells += [f"{ms:.1f}" if ms else "", f"{size:.1f}"]
@@ -1206,7 +1208,7 @@ def how_good(
 ):
     "How far the answers can be trusted, read from `models/`."
     found = measured()
-    row = figures(models[0] if len(models) == 1 else ENSEMBLE, found)
+    row = figures(models, found)
     if not row:
         st.info("This choice has not been measured yet: `fer-nb evaluate --all --data fer2013.zip --write`.")
     else:
@@ -1256,8 +1258,9 @@ def show_figures(
     sure = row.get("sure") or {}
     words = f"Confidence and accuracy are {row.get('ece_cross_fitted', row['ece']):.1%} apart on the average."
     if sure:
+        right = "none" if sure["accuracy"] is None else f"{sure['accuracy']:.0%}"
         words += f" Below {sure['threshold']:.0%} it says “not sure”. Of the {sure['coverage']:.0%} it does answer, "
-        words += f"{sure['accuracy']:.0%} are right."
+        words += f"{right} are right."
     st.write(words)
     if bins := row.get("reliability"):
         st.html(f'<div class="fer-narrow">{reliability_figure(bins)}</div>')

@@ -783,24 +783,25 @@ def about_model(
 def result_row(
     e: Evaluation,
     near: np.ndarray | None,  # bool [N], of `near_copies`
-    threshold: float | None = None,  # of `sure_threshold`, from another part; None: cross-fitted on this one
+    threshold: float | None = None,  # in use; None: it and the calibration were fitted on this part, so cross-fit both
 ) -> dict:
     "All figures of an evaluation that a table, a model card or the app may want."
-    f, kept = e.figures, cross_sure(e.probabilities, e.labels)
+    f, honest, fitted = e.figures, e.probabilities, {}
     if threshold is None:
-        threshold = sure_threshold(e.probabilities, e.labels)
+        kept, threshold = cross_sure(honest, e.labels), sure_threshold(honest, e.labels)
+        honest = cross_calibrated(honest, e.labels)
+        fitted = dict(ece_cross_fitted=calibration_error(honest, e.labels))
     else:
-        kept = e.probabilities.max(1) >= threshold
+        kept = honest.max(1) >= threshold
     less = None if near is None or near.all() else e[~near]
-    honest = cross_calibrated(e.probabilities, e.labels)
-    bins = calibration_bins(honest if e.part == "PublicTest" else e.probabilities, e.labels)
+    bins = calibration_bins(honest, e.labels)
     suspect = None
     if e.matrix.sum(1).min() >= 5:  # an image of each emotion in every fold
         suspect = suspect_labels(cross_validated(e.probabilities, e.labels), e.labels)
-    return e.to_dict() | dict(
+    return e.to_dict() | fitted | dict(
         top2=f["top2"], aurc=f["aurc"], macro_f1_ci95=list(e.intervals["macro_f1"]),
         ms_per_image=round(e.ms_per_image, 2),
-        ece_cross_fitted=calibration_error(honest, e.labels), ece_by_chance=calibration_noise(e.probabilities)[0],
+        ece_by_chance=calibration_noise(e.probabilities)[0],
         reliability={k: v.round(4).tolist() for k, v in zip(("n", "confidence", "accuracy"), bins, strict=True)},
         sure=dict(threshold=threshold, coverage=float(kept.mean()), accuracy=share(e.right[kept])),
         suspect=None if suspect is None else dict(images=share(suspect), errors=share(suspect[~e.right])),
@@ -830,8 +831,10 @@ def measure(
             said |= {(part, m, tta): e for m, e in zip(models, done, strict=True)}
             done += [replace(ensemble(done), model="ensemble")] if len(done) > 1 else []
             for e in done:
-                rows.append(dict(tta=tta, looks=looks, **result_row(e, near, limits.get((e.model, tta)))))
-                limits.setdefault((e.model, tta), rows[-1]["sure"]["threshold"])
+                own = e.model in models and not tta and e.model not in limits  # its threshold is fitted on this part
+                limit = None if own else np.mean([limits[m] for m in (models if e.model == "ensemble" else [e.model])])
+                rows.append(dict(tta=tta, looks=looks, **result_row(e, near, limit and float(limit))))
+                limits.setdefault(e.model, rows[-1]["sure"]["threshold"])
                 log(f"{e.model}, {part}{', several looks' if tta else ''}: accuracy {e.figures['accuracy']:.1%}")
     few, (copied, disputed), abouts = some_of(data[there[0]]), groups_of_copies(data), {}
     for m in models:
@@ -905,7 +908,7 @@ def right_table(
                 low, high = p["accuracy_ci95"]
                 cells += [f"{p['accuracy']:.1%} ± {50 * (high - low):.1f}", without(p, "copies", "accuracy")]
             title = r["models"][model]["title"] if model in r["models"] else f"all {len(r['models'])} together"
-            ece = row["ece_cross_fitted" if main == "PublicTest" else "ece"]
+            ece = row.get("ece_cross_fitted", row["ece"])
             table.append([title, str(row["looks"]), *cells, percent(row["macro_f1"]), percent(ece)])
     columns = [name for p in parts for name in ("both" if p == "test" else p, "without copies")]
     return markdown(["model", "looks", *columns, "macro F1", "ECE"], table)
@@ -928,7 +931,7 @@ def results_table(
     r = results or kept_results()
     images = ", ".join(f"{p} {n:,}" for p, n in r["parts"].items())
     missing = f"; not in this archive: {', '.join(r['missing'])}" if r["missing"] else ""
-    fitted = ", the latter cross-fitted" if reported(r) == "PublicTest" else ""
+    fitted = ", a single model's ECE with one look cross-fitted" if reported(r) == "PublicTest" else ""
     drawn = " Drawn faces: these figures say nothing about people." if r["drawn"] else ""
     last = f"Images: {images}{missing}. ±: half of the 95% interval. Macro F1 and ECE are {reported(r)}'s{fitted}. " \
         f"Times: {r['processor']}."
@@ -962,7 +965,7 @@ def published_table() -> str:  # Markdown
     three = "{:.1f}% / {:.1f}% / {:.1f}%".format
     peers = [[name, three(*public), three(*private), f"{less:.1f}%", f"{ms:g}", f"{mb:,}"]
              for name, public, private, less, ms, mb in PEERS]
-    figures = "PublicTest: accuracy / macro F1 / ECE", "PrivateTest: the same", "without copies"
+    figures = "PublicTest: accuracy / macro F1 / ECE", "PrivateTest: the same", "PrivateTest without copies"
     head = ["measured by us, once", *figures, "ms/crop", "MB installed"]
     published = [[name, f"{accuracy}%", *rest] for name, accuracy, *rest in PUBLISHED]
     return "\n\n".join([
@@ -1166,7 +1169,7 @@ def model_card(
     m, main, few = results["models"][name], reported(results), results["robustness_on"]
     rows = [row for row in results["rows"] if row["model"] == name]
     row = next(r for r in rows if r["part"] == main and not r["tta"])
-    counts, sure, public = m["trained_on"], row["sure"], main == "PublicTest"
+    counts, sure = m["trained_on"], row["sure"]
     return CARD.format(
         title=m["title"], summary=model_info(name).summary, from_here=BY_HAND[0], words=words, to_here=BY_HAND[1],
         name=name, parameters=f"{m['parameters']:,}", size=m["size"], colours="gray" if m["channels"] == 1 else "RGB",
@@ -1175,7 +1178,7 @@ def model_card(
         **faults(results, name, row),
         accuracy=accuracy_table(rows), classes=class_table(row), weak=weak_points(row), main=main,
         missing=f" Not in the archive: {', '.join(results['missing'])}." if results["missing"] else "",
-        ece=percent(row["ece_cross_fitted" if public else "ece"]), fitted=", cross-fitted" if public else "",
+        ece=percent(row.get("ece_cross_fitted", row["ece"])), fitted=", cross-fitted" * ("ece_cross_fitted" in row),
         chance=percent(row["ece_by_chance"]),
         threshold=f"{m['threshold'] or sure['threshold']:.2f}", coverage=percent(sure["coverage"]),
         kept=percent(sure["accuracy"]) or "none", harms=harm_table(m["robustness"]), few=f"{few['n']:,}",
