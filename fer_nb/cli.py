@@ -26,11 +26,11 @@ from .core import write_beside
 
 # %% auto #0
 __all__ = ['app', 'AsJson', 'DATA_FORMS', 'MAP', 'Meanings', 'ONE_OF', 'NO_DATA', 'GO_ON', 'START', 'SET', 'MODEL_FORMS', 'PART',
-           'VOTES', 'WRITE', 'JUDGE', 'bench', 'Which', 'Threads', 'PICTURES', 'WHICH', 'Model', 'MinFace', 'Tta',
-           'Threshold', 'WHERE', 'ENGINE', 'Commands', 'needs', 'about', 'pairs', 'data', 'train', 'recipe', 'ledger',
-           'models', 'evaluate', 'export_models', 'bench_train', 'bench_predict', 'bench_engine', 'bench_variants',
-           'bench_scale', 'named_pictures', 'rows_before', 'table_file', 'drawing_file', 'predict', 'video',
-           'page_file', 'start_app', 'main']
+           'VOTES', 'WRITE', 'JUDGE', 'bench', 'Which', 'Threads', 'PICTURES', 'AS_IT_IS', 'WHICH', 'Model', 'MinFace',
+           'Tta', 'Threshold', 'WHERE', 'ENGINE', 'Commands', 'needs', 'about', 'pairs', 'data', 'train', 'recipe',
+           'ledger', 'models', 'evaluate', 'export_models', 'bench_train', 'bench_predict', 'bench_engine',
+           'bench_variants', 'bench_scale', 'named_pictures', 'rows_before', 'table_file', 'drawing_file', 'predict',
+           'video', 'page_file', 'start_app', 'main']
 
 # %% ../nbs/15_cli.ipynb #48250e3f
 class Commands(TyperGroup):
@@ -409,12 +409,15 @@ def named_pictures(
     return list(paths)
 
 # %% ../nbs/15_cli.ipynb #2403dcd3
+AS_IT_IS = "surrogateescape"  # of a file's name, which on Linux need not be UTF-8
+
+
 def rows_before(
     path: Path,  # the CSV of a run that was stopped
     columns: tuple[str, ...],
 ) -> list[dict]:  # without those of the last picture, which may be incomplete
     "What a table holds already."
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8", errors=AS_IT_IS) as file:
         table = csv.DictReader(file)
         if tuple(table.fieldnames or ()) != columns:
             raise FerError(f"{path} is not a table of fer-nb predict. Name another file.")
@@ -429,11 +432,11 @@ def table_file(
     before: list[dict],  # rows it begins with
 ):
     "Inside, a function that appends rows, so that a run which is stopped leaves what it has done."
-    with write_beside(path) as whole, open(whole, "w", newline="", encoding="utf-8") as file:
+    with write_beside(path) as whole, open(whole, "w", newline="", encoding="utf-8", errors=AS_IT_IS) as file:
         table = csv.DictWriter(file, columns)
         table.writeheader()
         table.writerows(before)
-    with open(path, "a", newline="", encoding="utf-8") as file:
+    with open(path, "a", newline="", encoding="utf-8", errors=AS_IT_IS) as file:
         table = csv.DictWriter(file, columns)
 
         def add(rows: list[dict]):
@@ -450,14 +453,14 @@ def drawing_file(
 ) -> Path:
     "Where the drawing of a picture goes: the same place below `folder`, never the picture itself."
     inside = Path(os.path.relpath(os.path.abspath(path), root))
-    suffix = inside.suffix.lower() if inside.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp") else ".png"
-    return folder / inside.with_name(f"{inside.stem}_faces{suffix}")
+    same = inside.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
+    return folder / inside.with_name(f"{inside.stem}_faces{inside.suffix}" if same else f"{inside.name}_faces.png")
 
 # %% ../nbs/15_cli.ipynb #88f6edae
 WHICH = f"{ONE_OF[:-1]}, or an .onnx file; several (repeat it) answer with their mean."
 Model = Annotated[list[str] | None, typer.Option("--model", metavar="MODEL", help=WHICH)]
 MinFace = Annotated[int, typer.Option(metavar="PX", min=0, help="Smallest face wanted; a larger one is faster.")]
-Tta = Annotated[bool, typer.Option("--tta", help="The mean over several views of each face: better, slower.")]
+Tta = Annotated[bool, typer.Option("--tta", help="The mean of four views of each face: slower, sometimes better.")]
 Threshold = Annotated[
     float | None, typer.Option(metavar="P", help="Probability below which it is not sure; else the model's own.")
 ]
@@ -499,7 +502,7 @@ def predict(
         raise FerError(f"{table} is there already. Go on with it: --resume. Or name another file.")
     before = rows_before(table, COLUMNS) if table and table.exists() else []
     done, photos = {row["source"] for row in before}, named_pictures(paths)
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in photos] or ["."])
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in photos]) if annotate else ""
     photos, failed, separator = [path for path in photos if path not in done], 0, "["
     with ExitStack() as stack:
         recognizer = stack.enter_context(EmotionRecognizer(model or None, None, min_face, tta, threshold))
@@ -600,4 +603,6 @@ def start_app():
 
 def main():
     "The `fer-nb` command."
+    for stream in (sys.stdin, sys.stdout):
+        stream.reconfigure(errors=AS_IT_IS)
     app(prog_name="fer-nb")

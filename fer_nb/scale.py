@@ -233,6 +233,8 @@ def checked(
     tables = [one for one in where if one.rstrip("/").endswith(".parquet")]
     if not tables:
         if names := list(dict.fromkeys(name for one in where for name in listed(one))):
+            if odd := next((name for name in names if re.search(r"[\ud800-\udfff]", name)), None):
+                raise FerError(f"The name {odd!r} is not UTF-8, and Parquet holds no other. Rename it.")
             return [], names
         raise FerError(f"There is no picture in {', '.join(where) or 'the list'}. Check the names.")
     if tables != where:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,8 @@ from fer_nb import __version__
 from fer_nb.cli import app
 from fer_nb.core import EMOTIONS, MODELS, models_dir, shipped_models
 from fer_nb.data import draw_face
+
+MAIN = "from fer_nb.cli import main; main()"
 
 
 def fer_nb(*words):
@@ -312,6 +316,24 @@ def test_predict_draws_beside_and_never_over(photos, tmp_path):
     assert (photos / "face.png").read_bytes() == before and Image.open(drawn).size == (480, 480)
     drawn.unlink()
     (photos / "wall_faces.png").unlink()
+
+
+def test_drawings_of_one_name_stay_apart(photos, tmp_path):
+    names = ["face.png", "face.tif", "face.bmp", "face.jpg", "face.JPG"]
+    for name in names:
+        Image.open(photos / "face.png").convert("RGB").save(tmp_path / name)
+    assert fer_nb("predict", *(tmp_path / name for name in names), "--annotate", tmp_path / "out").exit_code == 0
+    assert len(list((tmp_path / "out").iterdir())) == len({*tmp_path.iterdir()}) - 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+def test_names_that_are_not_utf_8(photos, tmp_path):
+    shutil.copy(photos / "face.png", os.fsencode(tmp_path) + b"/Bj\xf6rn.png")
+    for words in (["--csv", tmp_path / "t.csv"], []):
+        done = subprocess.run([sys.executable, "-c", MAIN, "predict", tmp_path, *words], capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert b"/Bj\xf6rn.png" in (done.stdout or (tmp_path / "t.csv").read_bytes())
+    assert fer_nb("predict", tmp_path, "--csv", tmp_path / "t.csv", "--resume").exit_code == 0
 
 
 def test_predict_with_several_models_and_a_threshold(photos):
