@@ -20,9 +20,11 @@ def class_weights(
     power: float = 1.0,  # 0: all weights 1; 1: full inverse frequency; between: tempered
     classes: Sequence[str] = EMOTIONS,  # the names of the classes, in order
 ) -> np.ndarray:  # float32 [K], one weight a class; the mean weight of an image is 1
-    "Weights (N / (K · nᵢ))^power, scaled so that the average image weighs 1; an empty class is a `DataError`."
+    "Weights (N / (K · nᵢ))^power, such that the average image weighs 1; with a power, an empty class is a `DataError`."
+    if not power:
+        return np.ones(len(classes), np.float32)
     n = np.array([counts[c] for c in classes] if isinstance(counts, Mapping) else counts, dtype=np.float64)
     if empty := [c for c, k in zip(classes, n, strict=True) if k <= 0]:
-        raise DataError(f"No image shows {', '.join(empty)}. Add some, or leave the class out of `classes`.")
+        raise DataError(f"No image shows {', '.join(empty)}. Add some, or go without weights: class_weight_power=0.")
     weights = (n.sum() / (len(n) * n)) ** power
     return (weights * n.sum() / (weights * n).sum()).astype(np.float32)

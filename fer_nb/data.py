@@ -220,8 +220,8 @@ def decode(
     with image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width}×{image.height} are too many pixels")
-        if image.mode != "L":
-            image, done = as_seen(image).convert("L"), ["made 8-bit gray"]
+        done += ["made 8-bit gray"] * (image.mode != "L")
+        image = as_seen(image).convert("L")
         if image.size != (SIZE, SIZE):
             image = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.LANCZOS)
             done.append(f"resized to {SIZE}×{SIZE}")

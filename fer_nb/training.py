@@ -20,7 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import CancelEpochException, CancelFitException, Learner
 from fastai.metrics import F1Score, accuracy
 from fastai.optimizer import Adam
-from fastai.torch_core import default_device
+from fastai.torch_core import default_device, to_device
 from fastcore.foundation import L
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 from torch import Tensor, nn
@@ -60,13 +60,13 @@ from .data import FaceData, Part, drawn_data, drawn_faces, load_data
 __all__ = ['AUGMENTATION', 'LIMITS', 'CHOICES', 'HISTORY', 'LEDGER', 'Recipe', 'setting', 'make_recipe', 'FaceClassifier',
            'model_module', 'build_net', 'model_recipe', 'layer_groups', 'saving', 'save_torch', 'load_torch',
            'state_of', 'fit_stem', 'stem_for', 'load_start', 'start_net', 'imagenet', 'Faces', 'face_loaders',
-           'targets', 'taught', 'ToInput', 'Freeze', 'has_bf16', 'Autocast', 'DepthwiseConv', 'fast_depthwise',
+           'targets', 'taught', 'ToInput', 'Freeze', 'has_bf16', 'cast', 'Autocast', 'DepthwiseConv', 'fast_depthwise',
            'AverageWeights', 'SeedEpochs', 'Progress', 'SharedBatchNorm', 'Share', 'processes', 'plain', 'KeepState',
            'write_history', 'ResumableLearner', 'make_learner', 'group_rates', 'one_cycle', 'fit', 'fit_calibration',
-           'part_metrics', 'plot_history', 'plot_confusion', 'origin', 'TrainingResult', 'write_artifacts', 'artifacts',
-           'training_result', 'differences', 'train', 'sample_of', 'keep_memory', 'training_header', 'is_finished',
-           'find_state', 'check_model', 'load_classifier', 'changes', 'one_line', 'recorded', 'ledger_rows',
-           'ledger_table', 'Stopwatch', 'Resident', 'by_hand', 'bench_training']
+           'part_metrics', 'plot_history', 'plot_confusion', 'origin', 'TrainingResult', 'write_artifacts',
+           'settle_norms', 'artifacts', 'training_result', 'differences', 'train', 'sample_of', 'keep_memory',
+           'training_header', 'unlike', 'find_state', 'check_model', 'load_classifier', 'changes', 'one_line',
+           'recorded', 'ledger_rows', 'ledger_table', 'Stopwatch', 'Resident', 'by_hand', 'bench_training']
 
 # %% ../nbs/04_training.ipynb #1be7c275
 @dataclass(frozen=True)
@@ -143,7 +143,8 @@ def setting(
         raise RecipeError(f"There is no setting '{name}'. Did you mean {', '.join(near)}?")
     kind = kinds[name]
     if kind is tuple:
-        return tuple(str(v) for v in (value.split(",") if isinstance(value, str) else value))
+        names = str(value).split(",") if isinstance(value, (str, Path)) else value
+        return tuple(str(name) for name in names if name)
     try:
         if isinstance(value, bool) or (kind is int and float(value) % 1):
             raise ValueError
@@ -231,7 +232,12 @@ def model_recipe(
 ) -> Recipe:  # with the input's size and channels filled in
     "The recipe of a model, with changes."
     recipe, info = make_recipe(model_module(name).RECIPE, **changes), model_info(name)
-    return replace(recipe, size=recipe.size or info.size, channels=recipe.channels or info.channels)
+    recipe = replace(recipe, size=recipe.size or info.size, channels=recipe.channels or info.channels)
+    if recipe.small_size < recipe.size:
+        return recipe
+    if "small_size" in changes:
+        raise RecipeError(f"small_size {recipe.small_size} is not below the size, {recipe.size}. 0 turns it off.")
+    return replace(recipe, small_size=0)
 
 # %% ../nbs/04_training.ipynb #438178b6
 def layer_groups(
@@ -288,6 +294,7 @@ def state_of(
     content: dict,  # what a checkpoint file holds
 ) -> dict[str, Tensor]:
     "The tensors in a checkpoint: plain, or under the keys people save them by; DataParallel's prefix removed."
+    content = content if isinstance(content, dict) else {}
     for key in ("model_state_dict", "state_dict", "model", "net"):
         if isinstance(content.get(key), dict):
             content = content[key]
@@ -439,7 +446,7 @@ def taught(
     "The mean of what teachers say of faces and of their mirror images."
     total = 0
     for path in teachers:
-        teacher = load_classifier(path).to(memory_format=torch.channels_last)  # as in training
+        teacher = load_classifier(path).to(default_device(), memory_format=torch.channels_last)  # as in training
         for view in (faces, faces[:, :, ::-1].copy()):
             total = total + (torch.from_numpy(teacher.logits(view)) / temperature).softmax(1)
     return total / (2 * len(teachers))
@@ -499,24 +506,19 @@ def has_bf16(
     return bool(cpu.get("amx_bf16") or cpu.get("avx512_bf16"))
 
 
+def cast() -> torch.autocast:
+    "bfloat16 forward passes inside, where the hardware has them; needs no loss scaling."
+    device = default_device()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bf16(device))
+
+
 class Autocast(Callback):
-    "bfloat16 forward passes where the hardware has them; needs no loss scaling."
-
-    order = 10
-
-    def before_batch(self):
-        device = default_device()
-        self.cast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bf16(device))
-        self.cast.__enter__()
+    "Ends the `cast` that `ResumableLearner` begins with each batch; the loss is computed in 32 bits."
 
     def after_pred(self):
+        self.learn.casting.close()
         self.learn.pred = self.pred.float()
 
-    def after_loss(self):
-        self.cast.__exit__(None, None, None)
-
-    def after_cancel_batch(self):
-        self.after_loss()
 
 # %% ../nbs/04_training.ipynb #e3b47a0a
 class DepthwiseConv(nn.Conv2d):
@@ -670,6 +672,8 @@ def processes(
         return
     if recipe.batch_size % world:
         raise RecipeError(f"A batch of {recipe.batch_size} cannot be shared by {world} processes: make it a multiple.")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield dist.get_rank() == 0
@@ -712,14 +716,16 @@ class KeepState(Callback):
         if self.first:
             for stale in self.out.glob(f".*{self.header['model']}*.part*"):  # of a run that was killed while it wrote
                 stale.unlink()
-            write_history(self.out, self.header["model"], self.history)
+            if self.history or not artifacts(self.header["model"], self.out)[-1].exists():
+                write_history(self.out, self.header["model"], self.history)
         callbacks = self.learn.cbs
         self.bar, self.feed = (next(c for c in callbacks if isinstance(c, k)) for k in (Progress, ToInput))
         self.average = next((c.averaged for c in callbacks if isinstance(c, AverageWeights)), None)
         self.plateau = next((c for c in callbacks if isinstance(c, ReduceLROnPlateau)), None)
         if self.state:
             self.learn.model.load_state_dict(self.state["net"])
-            self.learn.opt.load_state_dict({**self.state["optimiser"], "hypers": L(self.state["optimiser"]["hypers"])})
+            optimiser = to_device(self.state["optimiser"]["state"], default_device())
+            self.learn.opt.load_state_dict(dict(state=optimiser, hypers=L(self.state["optimiser"]["hypers"])))
             if self.average is not None:
                 self.average.load_state_dict(self.state["average"])
             if self.plateau is not None:
@@ -727,7 +733,9 @@ class KeepState(Callback):
 
     def after_batch(self):
         if self.training and not torch.isfinite(self.loss):
-            self.stop(f"The loss became {self.loss.item()} in epoch {self.epoch + 1}: a smaller lr usually helps.")
+            before = f" From what it had learned before: --start {self.path}." if self.path.exists() else ""
+            self.stop(f"The loss became {self.loss.item()} in epoch {self.epoch + 1}. Begin again with a smaller lr "
+                      f"and another --out.{before}")
 
     def after_epoch(self):
         net = self.average.module if self.average is not None else self.model
@@ -747,7 +755,7 @@ class KeepState(Callback):
                 self.save()
         except TrainingError as e:
             self.history.pop()
-            self.stop(str(e))
+            self.stop(f"{e} {self.kept}")
         self.log(f"epoch {row['epoch']:>3}/{self.n_epoch}  train loss {row['train_loss']:.3f} acc {train_acc:.1%}   "
                  f"validation loss {valid_loss:.3f} acc {valid_acc:.1%} macro F1 {valid_f1:.3f}   "
                  f"{row['seconds']:.0f} s{mark}")
@@ -765,8 +773,9 @@ class KeepState(Callback):
 
     def measure(self, net):
         "Accuracy on a fixed sample of Training, without augmentation, so that it compares with the validation's."
-        answers = FaceClassifier(net, self.feed.augment.preprocess).logits(self.sample.images).argmax(1)
-        return float((answers == self.sample.labels).mean())
+        clf = FaceClassifier(net, self.feed.augment.preprocess).to(default_device())
+        with cast():
+            return float((clf.logits(self.sample.images).argmax(1) == self.sample.labels).mean())
 
     def save(self):
         "The state, complete or not at all; then the log and the curves of all epochs so far."
@@ -798,9 +807,14 @@ def write_history(
 
 # %% ../nbs/04_training.ipynb #8f134e49
 class ResumableLearner(Learner):
-    "fastai's Learner, counting from `first_epoch`."
+    "fastai's Learner, counting from `first_epoch`, with forward passes in a `cast` that no interruption leaves open."
 
     first_epoch = 0
+
+    def _do_one_batch(self):
+        with ExitStack() as self.casting:
+            self.casting.enter_context(cast())
+            super()._do_one_batch()
 
     def _do_fit(self):
         for epoch in range(self.first_epoch, self.n_epoch):
@@ -820,9 +834,11 @@ def make_learner(
     loss = nn.CrossEntropyLoss(weight=weights, label_smoothing=recipe.label_smoothing)
     cbs = [SeedEpochs(recipe.seed), ToInput(recipe), Autocast(), Progress(), *cbs]
     cbs += [Share()] if dist.is_initialized() else []
+    if recipe.freeze_epochs and recipe.frozen >= max(len(groups), 1):
+        raise RecipeError(f"frozen {recipe.frozen} leaves nothing to learn: there are {len(groups)} layer groups.")
     cbs += [Freeze(recipe.frozen, recipe.freeze_epochs)] if recipe.freeze_epochs else []
     cbs += [AverageWeights(recipe.ema)] if recipe.ema else []
-    dls, net = face_loaders(data, recipe), net.to(memory_format=torch.channels_last)
+    dls, net = face_loaders(data, recipe), net.to(default_device(), memory_format=torch.channels_last)
     net = fast_depthwise(net) if default_device().type == "cpu" else net
     learn = ResumableLearner(
         dls, net, loss_func=loss, opt_func=Adam, lr=recipe.lr, wd=recipe.weight_decay, wd_bn_bias=False, train_bn=False,
@@ -999,10 +1015,11 @@ def write_artifacts(
     """
     title, best, recipe = model_info(name).title, keep.best, Recipe(**keep.header["recipe"])
     net = build_net(name, channels=recipe.channels)
-    state = {k: v.half() if v.ndim > 1 else v for k, v in best["net"].items()}
-    net.load_state_dict(state)
+    net.load_state_dict({k: v.half() if v.ndim > 1 else v for k, v in best["net"].items()})
     clf = FaceClassifier(net, Preprocess(recipe.size, recipe.channels))
     train, valid = data["Training"], data["PublicTest"]
+    settle_norms(clf, train.images)
+    state = {k: v.half() if v.ndim > 1 else v for k, v in net.state_dict().items()}
     clf.calibration = fit_calibration(clf.logits(valid.images), valid.labels)
     train_acc = float((clf.logits(train.images).argmax(1) == train.labels).mean())
     metrics = part_metrics(clf.logits(valid.images), valid.labels)
@@ -1020,6 +1037,22 @@ def write_artifacts(
         figure.savefig(tmp, format="png")
     write_history(out, name, keep.history)
     save_torch(files[0], checkpoint)  # last: where it lies, the training is complete
+
+
+@torch.no_grad()
+def settle_norms(
+    clf: FaceClassifier,  # changed in place
+    faces: np.ndarray,  # uint8 [N, H, W], of Training
+):
+    "Batch norms' statistics of faces as they are, not as training turned, hid and mixed them (arXiv:2105.07576)."
+    clf.eval()
+    for norm in (m for m in clf.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)):
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    order = np.random.default_rng(0).permutation(len(faces))
+    for some in np.array_split(order, max(1, len(order) // 256)):
+        clf.calibrated(torch.from_numpy(faces[some]))
 
 
 def artifacts(
@@ -1073,7 +1106,11 @@ def train(
         state = find_state(out / f"{model}_state.pth", header, resume, log)
         header["note"] = note or (state["header"].get("note", "") if state else "")
         if resume and not state:
-            if is_finished(model, out, header):
+            if artifacts(model, out)[0].is_file():
+                differs = unlike(load_torch(artifacts(model, out)[0]), header)
+                if differs:
+                    raise TrainingError(f"{out} holds a finished training with other settings: it has {differs}. "
+                                        "Give another --out; without --resume a new one takes its place.")
                 log(f"The training in {out} is finished.")
                 return training_result(model, out)
             log(f"Nothing to resume in {out}: starting at the first epoch.")
@@ -1087,7 +1124,7 @@ def train(
             log(f"Stopped. {keep.kept}")
             raise
         if keep.problem:
-            raise TrainingError(f"{keep.problem} {keep.kept}")
+            raise TrainingError(keep.problem)
         if first:
             write_artifacts(model, keep, data, out)
             keep.path.unlink()
@@ -1123,16 +1160,17 @@ def training_header(
         files={f: hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files})
 
 
-def is_finished(
-    model: str,  # a key of `MODELS`
-    out: Path,  # folder of the training
-    header: dict,  # what it would be made from
-) -> bool:
-    "Whether this very training lies complete in the folder."
-    best = artifacts(model, out)[0]
-    saved = load_torch(best) if best.is_file() else {}
-    return all(saved.get(k) == header[k] for k in ("recipe", "files")) and (
-        saved["data"]["fingerprint"] == header["data"]["fingerprint"])
+def unlike(
+    saved: dict,  # `training_header` of an earlier training
+    header: dict,  # of one about to start
+) -> str:  # empty if they are made from the same
+    "What differs between two trainings, in words."
+    recipe = {**asdict(Recipe()), **saved["recipe"]}  # settings that came after the earlier one have their defaults
+    differs = differences({**recipe, **saved["files"]}, {**header["recipe"], **header["files"]})
+    if saved["data"]["fingerprint"] == header["data"]["fingerprint"]:
+        return differs
+    faces = f"data {saved['data']['source']}, not the same faces as {header['data']['source']}"
+    return f"{differs}; {faces}" if differs else faces
 
 
 def find_state(
@@ -1150,12 +1188,7 @@ def find_state(
         raise TrainingError(
             f"{path.parent} holds an unfinished training ({done} of {epochs} epochs). "
             f"Go on with --resume, give another --out, or delete {path.name}.")
-    saved = state["header"]
-    recipe = asdict(Recipe(**saved["recipe"]))  # settings that came after this state have their defaults
-    differs = differences({**recipe, **saved["files"]}, {**header["recipe"], **header["files"]})
-    if saved["data"]["fingerprint"] != header["data"]["fingerprint"]:
-        faces = f"data {saved['data']['source']}, not the same faces as {header['data']['source']}"
-        differs = f"{differs}; {faces}" if differs else faces
+    differs = unlike(state["header"], header)
     if differs:
         raise TrainingError(f"The training in {path.parent} cannot go on with other settings: it has {differs}.")
     log(f"Going on after epoch {done} of {epochs}.")

@@ -409,8 +409,9 @@ def test_shrinking_is_antialiased():
     assert np.abs(fer.decode(encode(stripes))[0].astype(int) - 127).max() <= 8
 
 
-def test_turned_by_exif():
-    photo = Image.fromarray(COLOR)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_turned_by_exif(mode):
+    photo = Image.fromarray(COLOR).convert(mode)
     exif = photo.getexif()
     exif[0x112] = 3  # upside down
     assert np.abs(fer.decode(encode(photo, "JPEG", exif=exif, quality=95))[0].astype(int) - RAMP[:, ::-1]).max() < 12
