@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")  # fastai's use of it, at import
@@ -840,8 +841,9 @@ def make_learner(
     cbs += [AverageWeights(recipe.ema)] if recipe.ema else []
     dls, net = face_loaders(data, recipe), net.to(default_device(), memory_format=torch.channels_last)
     net = fast_depthwise(net) if default_device().type == "cpu" else net
+    adam = partial(Adam, eps=1e-8)  # fastai's 1e-5 is more than the gradients of many weights, and stops them
     learn = ResumableLearner(
-        dls, net, loss_func=loss, opt_func=Adam, lr=recipe.lr, wd=recipe.weight_decay, wd_bn_bias=False, train_bn=False,
+        dls, net, loss_func=loss, opt_func=adam, lr=recipe.lr, wd=recipe.weight_decay, wd_bn_bias=False, train_bn=False,
         splitter=lambda m: layer_groups(m, groups or [[n for n, _ in m.named_children()]]),
         metrics=[accuracy, F1Score(average="macro")], cbs=cbs)
     learn.remove_cb(ProgressCallback)
