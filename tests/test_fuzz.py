@@ -301,7 +301,7 @@ def test_a_batch_killed_again_and_again_has_one_row_for_each_file(tmp_path):
         enough = before + chance.randrange(1, n // kills - 64)
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         while len(rows_of(file)) < enough and process.poll() is None:
-            time.sleep(chance.uniform(0.1, 1))
+            time.sleep(chance.uniform(0.01, 0.1))
         process.kill()
         assert process.wait() == -signal.SIGKILL and before < len(rows_of(file)) < n
     done = subprocess.run(command, capture_output=True, text=True)

@@ -277,7 +277,7 @@ def test_memory_holds_a_few_frames_however_long_the_film():
     alive = []
 
     class Endless:
-        live = False
+        live, every, fps = False, 1, 25
 
         def __iter__(self):
             for i in range(600):
