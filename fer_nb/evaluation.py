@@ -832,8 +832,9 @@ def measure(
             done += [replace(ensemble(done), model="ensemble")] if len(done) > 1 else []
             for e in done:
                 own = e.model in models and not tta and e.model not in limits  # its threshold is fitted on this part
-                limit = None if own else np.mean([limits[m] for m in (models if e.model == "ensemble" else [e.model])])
-                rows.append(dict(tta=tta, looks=looks, **result_row(e, near, limit and float(limit))))
+                asked = models if e.model == "ensemble" else [e.model]
+                limit = None if own else sum(limits[m] for m in asked) / len(asked)
+                rows.append(dict(tta=tta, looks=looks, **result_row(e, near, limit)))
                 limits.setdefault(e.model, rows[-1]["sure"]["threshold"])
                 log(f"{e.model}, {part}{', several looks' if tta else ''}: accuracy {e.figures['accuracy']:.1%}")
     few, (copied, disputed), abouts = some_of(data[there[0]]), groups_of_copies(data), {}

@@ -1017,11 +1017,12 @@ def write_artifacts(
     """
     title, best, recipe = model_info(name).title, keep.best, Recipe(**keep.header["recipe"])
     net = build_net(name, channels=recipe.channels)
-    net.load_state_dict({k: v.half() if v.ndim > 1 else v for k, v in best["net"].items()})
+    state = {k: v.half() if v.ndim > 1 else v for k, v in best["net"].items()}
+    net.load_state_dict(state)
     clf = FaceClassifier(net, Preprocess(recipe.size, recipe.channels))
     train, valid = data["Training"], data["PublicTest"]
     settle_norms(clf, train.images)
-    state = {k: v.half() if v.ndim > 1 else v for k, v in net.state_dict().items()}
+    state |= {k: v for k, v in net.state_dict().items() if v.ndim < 2}
     clf.calibration = fit_calibration(clf.logits(valid.images), valid.labels)
     train_acc = float((clf.logits(train.images).argmax(1) == train.labels).mean())
     metrics = part_metrics(clf.logits(valid.images), valid.labels)
@@ -1108,9 +1109,9 @@ def train(
         state = find_state(out / f"{model}_state.pth", header, resume, log)
         header["note"] = note or (state["header"].get("note", "") if state else "")
         if resume and not state:
-            if artifacts(model, out)[0].is_file():
-                differs = unlike(load_torch(artifacts(model, out)[0]), header)
-                if differs:
+            best = artifacts(model, out)[0]
+            if best.is_file():
+                if differs := unlike(load_torch(best), header):
                     raise TrainingError(f"{out} holds a finished training with other settings: it has {differs}. "
                                         "Give another --out; without --resume a new one takes its place.")
                 log(f"The training in {out} is finished.")
