@@ -68,9 +68,10 @@ def listed(
     "The pictures that are meant. A name that is none is kept, so that it is answered with its error."
     if "://" not in where:
         return named_pictures([where])
-    if glob.has_magic(where):
-        root = where[: re.search(r"[*?[]", where).start()].rpartition("/")[0]
-        return [name for name in listed(root) if fnmatch.fnmatchcase(name, where)]
+    address, mark, options = where.partition("?")  # s3://bucket/folder?endpoint_override=host:port
+    if glob.has_magic(address):
+        root = address[: re.search(r"[*[]", address).start()].rpartition("/")[0]
+        return [name for name in listed(root + mark + options) if fnmatch.fnmatchcase(name.partition("?")[0], address)]
     files, root = storage(where)
     try:
         if files.get_file_info(root).type is not FileType.Directory:
@@ -79,7 +80,7 @@ def listed(
     except OSError as e:
         raise FerError(f"{where} cannot be listed ({e}). Check the address and your rights.") from None
     inside = (name for name in found if os.path.splitext(name)[1].lower() in PICTURES)
-    return sorted(where.rstrip("/") + name[len(root.rstrip("/")) :] for name in inside)
+    return sorted(address.rstrip("/") + name[len(root.rstrip("/")) :] + mark + options for name in inside)
 
 # %% ../nbs/16_scale.ipynb #2ccf2b8c
 class Names(ray.data.Datasource):
@@ -269,11 +270,11 @@ def predict_dataset(
     if there and not resume:
         raise FerError(f"{out} has answers already. Go on with them: --resume. Or name another folder.")
     tables, names = checked([str(one) for one in (source if isinstance(source, list) else [source])])
-    address = str(out).rstrip("/") if "://" in str(out) else root
     with cluster():
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        context.checkpoint_config = CheckpointConfig("source", f"{address}/done", delete_checkpoint_on_success=False)
+        context.checkpoint_config = CheckpointConfig(
+            "source", f"{root}/done", delete_checkpoint_on_success=False, override_filesystem=files)
         workers = int(ray.cluster_resources().get("CPU", 1))
         # a worker takes nine tenths of a core; beside eight of them one reads and one writes
         few = max(1, workers // 8)
@@ -287,7 +288,8 @@ def predict_dataset(
             how = dict(compute=pool, num_cpus=0.9, batch_size=None, batch_format="pyarrow")
             settings["folder"] = os.getcwd()
             said = pictures.map_batches(Recognise, fn_constructor_kwargs=settings, **how)
-            said.write_parquet(f"{address}/answers", concurrency=few, ray_remote_args={"num_cpus": 0.05})
+            said.write_parquet(
+                f"{root}/answers", filesystem=files, concurrency=few, ray_remote_args={"num_cpus": 0.05})
         finally:
             context.checkpoint_config = None
     return counted(out)

@@ -922,7 +922,7 @@ def part_metrics(
         for i, e in enumerate(EMOTIONS)}
     return dict(
         n=len(labels), accuracy=float((answers == labels).mean()),
-        macro_f1=float(f1_score(labels, answers, average="macro")),
+        macro_f1=float(f1_score(labels, answers, labels=np.unique(labels), average="macro")),
         weighted_f1=float(f1_score(labels, answers, average="weighted")),
         per_class=per_class, confusion_matrix=confusion_matrix(labels, answers, labels=k).tolist())
 
