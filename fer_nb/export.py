@@ -105,10 +105,10 @@ def about(
     saved: dict,  # what it holds
 ) -> dict[str, str]:
     "What a model file says of itself."
-    figures = {"accuracy": saved["best_test_acc"]}
+    figures = {"accuracy": round(saved["best_test_acc"], 6)}
     metrics = checkpoint.with_name(f"{saved['model']}_metrics.pth")
     if metrics.is_file():
-        figures["macro_f1"] = load_torch(metrics)["validation"]["macro_f1"]
+        figures["macro_f1"] = round(load_torch(metrics)["validation"]["macro_f1"], 6)
     return dict(
         fer_nb=__version__, model=saved["model"], classes=",".join(saved["classes"]), size=str(saved["size"]),
         channels=str(saved["channels"]), licence="Apache-2.0", trained_on=json.dumps(saved["data"]),
