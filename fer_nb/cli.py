@@ -460,7 +460,7 @@ def drawing_file(
 WHICH = f"{ONE_OF[:-1]}, or an .onnx file; several (repeat it) answer with their mean."
 Model = Annotated[list[str] | None, typer.Option("--model", metavar="MODEL", help=WHICH)]
 MinFace = Annotated[int, typer.Option(metavar="PX", min=0, help="Smallest face wanted; a larger one is faster.")]
-Tta = Annotated[bool, typer.Option("--tta", help="The mean of four views of each face: slower, sometimes better.")]
+Tta = Annotated[bool, typer.Option("--tta", help="The mean of a face and its mirror image: slower, sometimes better.")]
 Threshold = Annotated[
     float | None, typer.Option(metavar="P", help="Probability below which it is not sure; else the model's own.")
 ]

@@ -1172,11 +1172,9 @@ def load_data(
 # %% ../nbs/01_data_exploration.ipynb #d80c4473
 def tta_views(
     faces: np.ndarray,  # uint8 [N, H, W]
-) -> list[np.ndarray]:  # four of uint8 [N, H, W] or a little larger; the first is `faces`
-    "Fixed looks for test-time augmentation: as it is, and a 24th further out on each side, and both mirrored."
-    y, x = (round(side / 24) for side in faces.shape[1:])
-    wider = np.pad(faces, ((0, 0), (y, y), (x, x)), mode="reflect")
-    return [np.ascontiguousarray(view) for face in (faces, wider) for view in (face, face[:, :, ::-1])]
+) -> list[np.ndarray]:  # two of uint8 [N, H, W]; the first is `faces`
+    "Fixed looks for test-time augmentation: as it is, and mirrored."
+    return [faces, np.ascontiguousarray(faces[:, :, ::-1])]
 
 # %% ../nbs/01_data_exploration.ipynb #be2dad8d
 def brightness(

@@ -302,7 +302,7 @@ class EmotionRecognizer:
         model: Model | list[Model] | tuple[Model, ...] | None = None,  # None: the default; several: their mean
         threads: int | None = None,  # of ONNX Runtime, and for reading many pictures; None: as many as there are cores
         min_face: int = 0,  # width of the smallest face wanted, pixels; a larger one makes the search faster
-        tta: bool = False,  # the mean over the views of `tta_views`: four times as slow, sometimes better
+        tta: bool = False,  # the mean over a face and its mirror image: twice as slow, sometimes better
         threshold: float | None = None,  # 0-1; below it an answer is "not sure"; None: what the model file says
     ):
         models = list(model) if isinstance(model, (list, tuple)) else [model or default_model()]

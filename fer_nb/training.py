@@ -55,7 +55,7 @@ from . import __version__
 from .augmentation import GRAY_STATS, IMAGENET_STATS, Augment, Preprocess
 from .class_weights import class_weights
 from .core import EMOTIONS, MODELS, ModelError, RecipeError, TrainingError, model_info, models_dir, write_beside
-from .data import FaceData, Part, drawn_data, drawn_faces, load_data
+from .data import FaceData, Part, drawn_data, drawn_faces, load_data, tta_views
 
 # %% auto #0
 __all__ = ['AUGMENTATION', 'LIMITS', 'CHOICES', 'HISTORY', 'LEDGER', 'Recipe', 'setting', 'make_recipe', 'FaceClassifier',
@@ -448,7 +448,7 @@ def taught(
     total = 0
     for path in teachers:
         teacher = load_classifier(path).to(default_device(), memory_format=torch.channels_last)  # as in training
-        for view in (faces, faces[:, :, ::-1].copy()):
+        for view in tta_views(faces):
             total = total + (torch.from_numpy(teacher.logits(view)) / temperature).softmax(1)
     return total / (2 * len(teachers))
 
