@@ -26,8 +26,8 @@ from .core import write_beside
 
 # %% auto #0
 __all__ = ['app', 'AsJson', 'DATA_FORMS', 'MAP', 'Meanings', 'ONE_OF', 'NO_DATA', 'GO_ON', 'START', 'SET', 'MODEL_FORMS', 'PART',
-           'VOTES', 'WRITE', 'JUDGE', 'bench', 'Which', 'Threads', 'PICTURES', 'AS_IT_IS', 'WHICH', 'Model', 'MinFace',
-           'Tta', 'Threshold', 'WHERE', 'ENGINE', 'Commands', 'needs', 'about', 'pairs', 'data', 'train', 'recipe',
+           'VOTES', 'WRITE', 'Tta', 'JUDGE', 'bench', 'Which', 'Threads', 'PICTURES', 'AS_IT_IS', 'WHICH', 'Model',
+           'MinFace', 'Threshold', 'WHERE', 'ENGINE', 'Commands', 'needs', 'about', 'pairs', 'data', 'train', 'recipe',
            'ledger', 'models', 'evaluate', 'export_models', 'bench_train', 'bench_predict', 'bench_engine',
            'bench_variants', 'bench_scale', 'named_pictures', 'rows_before', 'table_file', 'drawing_file', 'predict',
            'video', 'page_file', 'start_app', 'main']
@@ -207,6 +207,7 @@ MODEL_FORMS = f"{', '.join(MODELS)}, a checkpoint .pth or an exported .onnx; wit
 PART = "Training, PublicTest (if there is one, else all), PrivateTest; test: the last two together; all: every image."
 VOTES = "FER+'s fer2013new.csv, with fer2013.csv as the data: which errors are on contested labels."
 WRITE = "With --all: measure all there is to measure, and write models/results.json and the model cards."
+Tta = Annotated[bool, typer.Option("--tta", help="The mean of a face and its mirror image: slower, sometimes better.")]
 
 
 @app.command()
@@ -216,7 +217,7 @@ def evaluate(
     part: Annotated[str | None, typer.Option(metavar="PART", help=PART)] = None,
     meanings: Meanings = [],  # noqa: B006
     votes: Annotated[Path | None, typer.Option(metavar="CSV", help=VOTES)] = None,
-    tta: Annotated[bool, typer.Option("--tta", help="Look at each face several times and average.")] = False,
+    tta: Tta = False,
     every: Annotated[bool, typer.Option("--all", help="All models that are here.")] = False,
     write: Annotated[bool, typer.Option("--write", help=WRITE)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: of several models a list.")] = False,
@@ -460,7 +461,6 @@ def drawing_file(
 WHICH = f"{ONE_OF[:-1]}, or an .onnx file; several (repeat it) answer with their mean."
 Model = Annotated[list[str] | None, typer.Option("--model", metavar="MODEL", help=WHICH)]
 MinFace = Annotated[int, typer.Option(metavar="PX", min=0, help="Smallest face wanted; a larger one is faster.")]
-Tta = Annotated[bool, typer.Option("--tta", help="The mean of a face and its mirror image: slower, sometimes better.")]
 Threshold = Annotated[
     float | None, typer.Option(metavar="P", help="Probability below which it is not sure; else the model's own.")
 ]

@@ -445,12 +445,12 @@ def taught(
     temperature: float,  # divides each teacher's calibrated logits
 ) -> Tensor:  # float32 [N, 7]
     "The mean of what teachers say of faces and of their mirror images."
-    total = 0
+    total, views = 0, tta_views(faces)
     for path in teachers:
         teacher = load_classifier(path).to(default_device(), memory_format=torch.channels_last)  # as in training
-        for view in tta_views(faces):
+        for view in views:
             total = total + (torch.from_numpy(teacher.logits(view)) / temperature).softmax(1)
-    return total / (2 * len(teachers))
+    return total / (len(views) * len(teachers))
 
 # %% ../nbs/04_training.ipynb #a727a35a
 class ToInput(Callback):
