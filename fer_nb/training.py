@@ -55,13 +55,13 @@ from . import __version__
 from .augmentation import GRAY_STATS, IMAGENET_STATS, Augment, Preprocess
 from .class_weights import class_weights
 from .core import EMOTIONS, MODELS, ModelError, RecipeError, TrainingError, model_info, models_dir, write_beside
-from .data import FaceData, Part, drawn_data, drawn_faces, load_data, tta_views
+from .data import FaceData, Part, drawn_data, drawn_faces, load_data
 
 # %% auto #0
 __all__ = ['AUGMENTATION', 'LIMITS', 'CHOICES', 'HISTORY', 'LEDGER', 'Recipe', 'setting', 'make_recipe', 'FaceClassifier',
            'model_module', 'build_net', 'model_recipe', 'layer_groups', 'saving', 'save_torch', 'load_torch',
            'state_of', 'fit_stem', 'stem_for', 'load_start', 'start_net', 'imagenet', 'Faces', 'face_loaders',
-           'targets', 'taught', 'ToInput', 'Freeze', 'has_bf16', 'cast', 'Autocast', 'DepthwiseConv', 'fast_depthwise',
+           'targets', 'ToInput', 'Taught', 'Freeze', 'has_bf16', 'cast', 'Autocast', 'DepthwiseConv', 'fast_depthwise',
            'AverageWeights', 'SeedEpochs', 'Progress', 'SharedBatchNorm', 'Share', 'processes', 'plain', 'KeepState',
            'write_history', 'ResumableLearner', 'make_learner', 'group_rates', 'one_cycle', 'fit', 'fit_calibration',
            'part_metrics', 'plot_history', 'plot_confusion', 'origin', 'TrainingResult', 'write_artifacts',
@@ -185,15 +185,15 @@ class FaceClassifier(nn.Module):
         faces: Tensor,  # uint8 [N, H, W], 0–255
     ) -> Tensor:  # float32 [N, K], each row sums to 1
         "Probabilities of the classes."
-        return self.calibrated(faces).softmax(dim=1)
+        return self.calibrated(self.preprocess(faces)).softmax(dim=1)
 
     def calibrated(
         self,
-        faces: Tensor,  # uint8 [N, H, W], 0–255
+        x: Tensor,  # float [N, C, size, size], as `preprocess` makes it
     ) -> Tensor:  # float32 [N, K]
         "The network's logits, each times its factor, plus its offset."
         factors, offsets = self.calibration
-        return self.net(self.preprocess(faces)).float() * factors + offsets
+        return self.net(x).float() * factors + offsets
 
     @torch.inference_mode()
     def logits(
@@ -205,7 +205,7 @@ class FaceClassifier(nn.Module):
         was_training, device = self.training, self.calibration.device
         self.eval()
         batches = torch.from_numpy(np.asarray(faces)).split(batch_size)
-        out = torch.cat([self.calibrated(b.to(device)).cpu() for b in batches])
+        out = torch.cat([self.calibrated(self.preprocess(b.to(device))).cpu() for b in batches])
         self.train(was_training)
         return out.numpy()
 
@@ -426,31 +426,15 @@ def face_loaders(
 # %% ../nbs/04_training.ipynb #ce8ac204
 def targets(
     part: Part,  # of the data
-    recipe: Recipe,  # soft_labels, teachers, distill and distill_temperature are used
+    recipe: Recipe,  # soft_labels is used
 ) -> Tensor:  # float32 [N, 7], each row sums to 1
-    "What to learn about each face: its label, mixed with votes and teachers as the recipe says."
+    "What to learn about each face: its label, mixed with votes as the recipe says."
     out = nn.functional.one_hot(torch.from_numpy(part.labels).long(), len(EMOTIONS)).float()
     if recipe.soft_labels:
         if part.soft is None:
             raise RecipeError("soft_labels needs votes, and this data has none. Give FER+'s fer2013new.csv as votes.")
         out = torch.lerp(out, torch.from_numpy(part.soft).float(), recipe.soft_labels)
-    if recipe.teachers:
-        out = torch.lerp(out, taught(part.images, recipe.teachers, recipe.distill_temperature), recipe.distill)
     return out
-
-
-def taught(
-    faces: np.ndarray,  # uint8 [N, 48, 48]
-    teachers: Sequence[str],  # files `load_classifier` reads
-    temperature: float,  # divides each teacher's calibrated logits
-) -> Tensor:  # float32 [N, 7]
-    "The mean of what teachers say of faces and of their mirror images."
-    total, views = 0, tta_views(faces)
-    for path in teachers:
-        teacher = load_classifier(path).to(default_device(), memory_format=torch.channels_last)  # as in training
-        for view in views:
-            total = total + (torch.from_numpy(teacher.logits(view)) / temperature).softmax(1)
-    return total / (len(views) * len(teachers))
 
 # %% ../nbs/04_training.ipynb #a727a35a
 class ToInput(Callback):
@@ -483,6 +467,38 @@ class ToInput(Callback):
             x, y = self.mix(x, self.y)
             self.learn.yb = (y,)
         self.learn.xb = (x.contiguous(memory_format=torch.channels_last),)
+
+# %% ../nbs/04_training.ipynb #e95bc174
+class Taught(Callback):
+    "Of each batch's targets, a share is what a teacher, drawn by chance, says of the same augmented pictures."
+
+    order = -4  # after `ToInput`
+
+    def __init__(
+        self,
+        recipe: Recipe,  # with size, channels, teachers, distill and distill_temperature
+    ):
+        self.share, self.temperature = recipe.distill, recipe.distill_temperature
+        self.shown = Preprocess(recipe.size, recipe.channels)
+        self.teachers = [load_classifier(path) for path in recipe.teachers]
+        for teacher in self.teachers:
+            teacher.to(default_device(), memory_format=torch.channels_last)
+            fast_depthwise(teacher.net)  # without it these convolutions are slow in bfloat16
+
+    def before_fit(self):
+        self.shown.to(default_device())
+
+    @torch.no_grad()
+    def before_batch(self):
+        if not self.training:
+            return
+        teacher = self.teachers[torch.randint(len(self.teachers), ()).item()]
+        own = teacher.preprocess
+        gray = (self.x * self.shown.std + self.shown.mean)[:, :1]
+        gray = nn.functional.interpolate(gray, (own.size, own.size), mode="bilinear", antialias=True)
+        with cast():
+            said = teacher.calibrated(own.normalise(gray).contiguous(memory_format=torch.channels_last))
+        self.learn.yb = (torch.lerp(self.y, (said / self.temperature).softmax(1), self.share),)
 
 # %% ../nbs/04_training.ipynb #103268ec
 class Freeze(Callback):
@@ -834,6 +850,7 @@ def make_learner(
     weights = torch.from_numpy(class_weights(data["Training"].counts, recipe.class_weight_power))
     loss = nn.CrossEntropyLoss(weight=weights, label_smoothing=recipe.label_smoothing)
     cbs = [SeedEpochs(recipe.seed), ToInput(recipe), Autocast(), Progress(), *cbs]
+    cbs += [Taught(recipe)] if recipe.teachers else []
     cbs += [Share()] if dist.is_initialized() else []
     if recipe.freeze_epochs and recipe.frozen >= max(len(groups), 1):
         raise RecipeError(f"frozen {recipe.frozen} leaves nothing to learn: there are {len(groups)} layer groups.")
@@ -1055,7 +1072,7 @@ def settle_norms(
         norm.train()
     order = np.random.default_rng(0).permutation(len(faces))
     for some in np.array_split(order, max(1, len(order) // 256)):
-        clf.calibrated(torch.from_numpy(faces[some]))
+        clf(torch.from_numpy(faces[some]))
 
 
 def artifacts(
