@@ -557,8 +557,8 @@ class DepthwiseConv(nn.Conv2d):
 def fast_depthwise(
     net: nn.Module,  # changed in place; its state dict stays the same
 ) -> nn.Module:  # the same network
-    "Exchange the depthwise convolutions of a network that trains on a CPU."
-    for m in net.modules():
+    "Exchange the depthwise convolutions of a network that works on a CPU in training."
+    for m in net.modules() if default_device().type == "cpu" else ():
         square = type(m) is nn.Conv2d and m.padding == tuple(k // 2 for k in m.kernel_size) and m.dilation == (1, 1)
         if square and m.groups == m.in_channels > 1 and m.padding_mode == "zeros" and len({*m.kernel_size}) == 1:
             m.__class__ = DepthwiseConv
@@ -856,8 +856,7 @@ def make_learner(
         raise RecipeError(f"frozen {recipe.frozen} leaves nothing to learn: there are {len(groups)} layer groups.")
     cbs += [Freeze(recipe.frozen, recipe.freeze_epochs)] if recipe.freeze_epochs else []
     cbs += [AverageWeights(recipe.ema)] if recipe.ema else []
-    dls, net = face_loaders(data, recipe), net.to(default_device(), memory_format=torch.channels_last)
-    net = fast_depthwise(net) if default_device().type == "cpu" else net
+    dls, net = face_loaders(data, recipe), fast_depthwise(net.to(default_device(), memory_format=torch.channels_last))
     adam = partial(Adam, eps=1e-8)  # fastai's 1e-5 is more than the gradients of many weights, and stops them
     learn = ResumableLearner(
         dls, net, loss_func=loss, opt_func=adam, lr=recipe.lr, wd=recipe.weight_decay, wd_bn_bias=False, train_bn=False,
