@@ -479,14 +479,11 @@ class Taught(Callback):
         recipe: Recipe,  # with size, channels, teachers, distill and distill_temperature
     ):
         self.share, self.temperature = recipe.distill, recipe.distill_temperature
-        self.shown = Preprocess(recipe.size, recipe.channels)
+        self.shown = Preprocess(recipe.size, recipe.channels).to(default_device())
         self.teachers = [load_classifier(path) for path in recipe.teachers]
         for teacher in self.teachers:
             teacher.to(default_device(), memory_format=torch.channels_last)
             fast_depthwise(teacher.net)  # without it these convolutions are slow in bfloat16
-
-    def before_fit(self):
-        self.shown.to(default_device())
 
     @torch.no_grad()
     def before_batch(self):
