@@ -60,14 +60,14 @@ from .data import FaceData, Part, drawn_data, drawn_faces, load_data
 # %% auto #0
 __all__ = ['AUGMENTATION', 'LIMITS', 'CHOICES', 'HISTORY', 'LEDGER', 'Recipe', 'setting', 'make_recipe', 'FaceClassifier',
            'model_module', 'build_net', 'model_recipe', 'layer_groups', 'saving', 'save_torch', 'load_torch',
-           'state_of', 'fit_stem', 'stem_for', 'load_start', 'start_net', 'imagenet', 'Faces', 'face_loaders',
-           'targets', 'ToInput', 'Taught', 'Freeze', 'has_bf16', 'cast', 'Autocast', 'DepthwiseConv', 'fast_depthwise',
-           'AverageWeights', 'SeedEpochs', 'Progress', 'SharedBatchNorm', 'Share', 'processes', 'plain', 'KeepState',
-           'write_history', 'ResumableLearner', 'make_learner', 'group_rates', 'one_cycle', 'fit', 'fit_calibration',
-           'part_metrics', 'plot_history', 'plot_confusion', 'origin', 'TrainingResult', 'write_artifacts',
-           'settle_norms', 'artifacts', 'training_result', 'differences', 'train', 'sample_of', 'keep_memory',
-           'training_header', 'unlike', 'find_state', 'check_model', 'load_classifier', 'changes', 'one_line',
-           'recorded', 'ledger_rows', 'ledger_table', 'Stopwatch', 'Resident', 'by_hand', 'bench_training']
+           'state_of', 'fit_stem', 'stem_for', 'load_start', 'start_net', 'soup_weights', 'imagenet', 'Faces',
+           'face_loaders', 'targets', 'ToInput', 'Taught', 'Freeze', 'has_bf16', 'cast', 'Autocast', 'DepthwiseConv',
+           'fast_depthwise', 'AverageWeights', 'SeedEpochs', 'Progress', 'SharedBatchNorm', 'Share', 'processes',
+           'plain', 'KeepState', 'write_history', 'ResumableLearner', 'make_learner', 'group_rates', 'one_cycle', 'fit',
+           'fit_calibration', 'part_metrics', 'plot_history', 'plot_confusion', 'origin', 'TrainingResult',
+           'write_artifacts', 'settle_norms', 'artifacts', 'training_result', 'differences', 'train', 'sample_of',
+           'keep_memory', 'training_header', 'unlike', 'find_state', 'check_model', 'load_classifier', 'changes',
+           'one_line', 'recorded', 'ledger_rows', 'ledger_table', 'Stopwatch', 'Resident', 'by_hand', 'bench_training']
 
 # %% ../nbs/04_training.ipynb #1be7c275
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class Recipe:
     warmup: float = 0.15  # one_cycle: share of the steps in which the rate rises, 0–1
     patience: int = 3  # plateau: epochs without a lower validation loss
     ema: float = 0.0  # decay of the averaged weights, a step; 0: off (Polyak & Juditsky 1992)
+    soup: tuple = ()  # checkpoints whose weights are averaged with the result (Wortsman et al. 2022, arXiv:2203.05482)
     # what is to be learned
     class_weight_power: float = 1.0  # 0: no class weights, 1: full inverse frequency (notebook 03)
     balance: float = 0.0  # 0: images as they come, 1: every emotion drawn equally often, between: tempered
@@ -347,7 +348,7 @@ def load_start(
             left.append(name)
         else:
             has = "nothing" if theirs is None else list(theirs.shape)
-            raise ModelError(f"This start does not fit: {name} is {list(mine.shape)} here and {has} there "
+            raise ModelError(f"These weights do not fit: {name} is {list(mine.shape)} here and {has} there "
                              f"(it has {len(state)} tensors, e.g. {next(iter(state))}).")
     net.load_state_dict(fits, strict=False)
     return [name for name in left if not name.endswith("num_batches_tracked")]
@@ -371,6 +372,19 @@ def start_net(
     fresh = load_start(net, state, module.GROUPS[-1])
     log(f"Starting from {recipe.start}" + (f"; new: {', '.join(fresh)}." if fresh else "."))
     return net
+
+
+def soup_weights(
+    model: str,  # a key of `MODELS`
+    recipe: Recipe,  # its soup and channels are used
+) -> list[dict[str, Tensor]]:  # the state of a network for each file
+    "The weights of a recipe's soup; another network's are a `ModelError`."
+    states = []
+    for file in recipe.soup:
+        net = build_net(model, channels=recipe.channels)
+        load_start(net, state_of(load_torch(Path(file))), ())
+        states.append(net.state_dict())
+    return states
 
 
 def imagenet(
@@ -1023,6 +1037,7 @@ def write_artifacts(
     keep: KeepState,  # of a finished fit
     data: FaceData,  # it was trained on
     out: Path,  # folder to write into
+    soup: Sequence[dict[str, Tensor]] = (),  # states whose mean with the best epoch's is kept
 ):
     """best_<model>.pth, <model>_metrics.pth, the confusion matrix as a picture, the curves, and the log.
 
@@ -1030,7 +1045,8 @@ def write_artifacts(
     """
     title, best, recipe = model_info(name).title, keep.best, Recipe(**keep.header["recipe"])
     net = build_net(name, channels=recipe.channels)
-    state = {k: v.half() if v.ndim > 1 else v for k, v in best["net"].items()}
+    state = {k: torch.stack([v, *(s[k] for s in soup)]).float().mean(0) for k, v in best["net"].items()}
+    state = {k: v.half() if v.ndim > 1 else v for k, v in state.items()}
     net.load_state_dict(state)
     clf = FaceClassifier(net, Preprocess(recipe.size, recipe.channels))
     train, valid = data["Training"], data["PublicTest"]
@@ -1131,6 +1147,7 @@ def train(
                 return training_result(model, out)
             log(f"Nothing to resume in {out}: starting at the first epoch.")
         keep = KeepState(out, header, state, sample_of(data["Training"]), log, first)
+        soup = soup_weights(model, recipe)
         net = build_net(model, channels=recipe.channels) if state else start_net(model, recipe, log)
         learn = make_learner(net, data, recipe, model_module(model).GROUPS, [keep])
         learn.first_epoch = state["epoch"] if state else 0
@@ -1142,7 +1159,7 @@ def train(
         if keep.problem:
             raise TrainingError(keep.problem)
         if first:
-            write_artifacts(model, keep, data, out)
+            write_artifacts(model, keep, data, out, soup)
             keep.path.unlink()
             return training_result(model, out)
 
@@ -1170,7 +1187,7 @@ def training_header(
 ) -> dict:  # plain values
     "What a training is made from: model, recipe, data, and the contents of the files that the recipe names."
     counts = {name: data[name].counts for name in ("Training", "PublicTest") if name in data.parts}
-    files = [f for f in (recipe.start, *recipe.teachers) if Path(f).is_file()]
+    files = [f for f in (recipe.start, *recipe.teachers, *recipe.soup) if Path(f).is_file()]
     return dict(
         model=model, recipe=asdict(recipe), data=dict(source=data.source, fingerprint=data.fingerprint, counts=counts),
         files={f: hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files})
