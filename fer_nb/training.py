@@ -5,6 +5,7 @@
 # %% ../nbs/04_training.ipynb #9f0fc70c
 from __future__ import annotations
 
+import copy
 import csv
 import ctypes
 import difflib
@@ -375,16 +376,14 @@ def start_net(
 
 
 def soup_weights(
-    model: str,  # a key of `MODELS`
-    recipe: Recipe,  # its soup and channels are used
-) -> list[dict[str, Tensor]]:  # the state of a network for each file
-    "The weights of a recipe's soup; another network's are a `ModelError`."
-    states = []
-    for file in recipe.soup:
-        net = build_net(model, channels=recipe.channels)
-        load_start(net, state_of(load_torch(Path(file))), ())
-        states.append(net.state_dict())
-    return states
+    net: nn.Module,  # to be averaged with them
+    files: Sequence[str],  # checkpoints
+) -> list[dict[str, Tensor]]:  # the state of each
+    "The weights of a soup; those of another kind of network are a `ModelError`."
+    others = [copy.deepcopy(net) for _ in files]
+    for other, file in zip(others, files, strict=True):
+        load_start(other, state_of(load_torch(Path(file))), ())
+    return [other.state_dict() for other in others]
 
 
 def imagenet(
@@ -577,12 +576,15 @@ def fast_depthwise(
 
 # %% ../nbs/04_training.ipynb #61087e62
 class AverageWeights(Callback):
-    "Validate and keep an exponential moving average of the network; `decay` rises to its value in the first steps."
+    """Validate and keep an exponential moving average of the network; `decay` rises to its value in the first steps.
+
+    With a soup it is the mean of this average and the other networks that is validated and kept.
+    """
 
     order = -20  # exchange the network before anything sees it
 
-    def __init__(self, decay: float):
-        self.decay = decay
+    def __init__(self, decay: float, soup: Sequence[dict[str, Tensor]] = ()):
+        self.decay, self.soup = decay, soup
 
     def before_fit(self):
         self.averaged = AveragedModel(self.model, multi_avg_fn=self.average, use_buffers=True)
@@ -597,8 +599,14 @@ class AverageWeights(Callback):
         if self.training:
             self.averaged.update_parameters(self.model)
 
+    @torch.no_grad()
     def before_validate(self):
-        self.raw, self.learn.model = self.model, self.averaged.module
+        self.kept = copy.deepcopy(self.averaged.module) if self.soup else self.averaged.module
+        for name, value in self.kept.state_dict().items():
+            for i, other in enumerate(self.soup):
+                if value.is_floating_point():
+                    value.lerp_(other[name].to(value), 1 / (i + 2))
+        self.raw, self.learn.model = self.model, self.kept
 
     def after_validate(self):
         self.learn.model = self.raw
@@ -748,14 +756,14 @@ class KeepState(Callback):
                 write_history(self.out, self.header["model"], self.history)
         callbacks = self.learn.cbs
         self.bar, self.feed = (next(c for c in callbacks if isinstance(c, k)) for k in (Progress, ToInput))
-        self.average = next((c.averaged for c in callbacks if isinstance(c, AverageWeights)), None)
+        self.average = next((c for c in callbacks if isinstance(c, AverageWeights)), None)
         self.plateau = next((c for c in callbacks if isinstance(c, ReduceLROnPlateau)), None)
         if self.state:
             self.learn.model.load_state_dict(self.state["net"])
             optimiser = to_device(self.state["optimiser"]["state"], default_device())
             self.learn.opt.load_state_dict(dict(state=optimiser, hypers=L(self.state["optimiser"]["hypers"])))
             if self.average is not None:
-                self.average.load_state_dict(self.state["average"])
+                self.average.averaged.load_state_dict(self.state["average"])
             if self.plateau is not None:
                 self.plateau.best, self.plateau.wait = self.state["plateau"]
 
@@ -766,7 +774,7 @@ class KeepState(Callback):
                       f"and another --out.{before}")
 
     def after_epoch(self):
-        net = self.average.module if self.average is not None else self.model
+        net = self.average.kept if self.average is not None else self.model
         train_acc = self.measure(net)
         valid_loss, valid_acc, valid_f1 = (float(v) for v in self.recorder.final_record[-3:])
         row = dict(zip(HISTORY, (
@@ -809,7 +817,7 @@ class KeepState(Callback):
         "The state, complete or not at all; then the log and the curves of all epochs so far."
         optimiser = {**self.opt.state_dict(), "hypers": [plain(h) for h in self.opt.hypers]}
         state = dict(header=self.header, epoch=self.epoch + 1, net=self.model.state_dict(), optimiser=optimiser,
-                     average=self.average.state_dict() if self.average is not None else None,
+                     average=self.average.averaged.state_dict() if self.average is not None else None,
                      plateau=(float(self.plateau.best), self.plateau.wait) if self.plateau is not None else None,
                      history=self.history, best=self.best)
         save_torch(self.path, state)
@@ -866,7 +874,8 @@ def make_learner(
     if recipe.freeze_epochs and recipe.frozen >= max(len(groups), 1):
         raise RecipeError(f"frozen {recipe.frozen} leaves nothing to learn: there are {len(groups)} layer groups.")
     cbs += [Freeze(recipe.frozen, recipe.freeze_epochs)] if recipe.freeze_epochs else []
-    cbs += [AverageWeights(recipe.ema)] if recipe.ema else []
+    soup = soup_weights(net, recipe.soup)
+    cbs += [AverageWeights(recipe.ema, soup)] if recipe.ema or soup else []
     dls, net = face_loaders(data, recipe), fast_depthwise(net.to(default_device(), memory_format=torch.channels_last))
     adam = partial(Adam, eps=1e-8)  # fastai's 1e-5 is more than the gradients of many weights, and stops them
     learn = ResumableLearner(
@@ -969,6 +978,7 @@ def plot_history(
             ax.plot(epochs, [r[f"{part}_{key}"] * scale for r in history], ".-", ms=3, label=name)
         ax.axvline(best["epoch"], color="gray", lw=0.8, ls=":")
         ax.set(xlabel="epoch", ylabel=unit)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(fontsize=8)
     fig.suptitle(title, fontsize=10)
     return fig
@@ -1037,7 +1047,6 @@ def write_artifacts(
     keep: KeepState,  # of a finished fit
     data: FaceData,  # it was trained on
     out: Path,  # folder to write into
-    soup: Sequence[dict[str, Tensor]] = (),  # states whose mean with the best epoch's is kept
 ):
     """best_<model>.pth, <model>_metrics.pth, the confusion matrix as a picture, the curves, and the log.
 
@@ -1045,8 +1054,7 @@ def write_artifacts(
     """
     title, best, recipe = model_info(name).title, keep.best, Recipe(**keep.header["recipe"])
     net = build_net(name, channels=recipe.channels)
-    state = {k: torch.stack([v, *(s[k] for s in soup)]).float().mean(0) for k, v in best["net"].items()}
-    state = {k: v.half() if v.ndim > 1 else v for k, v in state.items()}
+    state = {k: v.half() if v.ndim > 1 else v for k, v in best["net"].items()}
     net.load_state_dict(state)
     clf = FaceClassifier(net, Preprocess(recipe.size, recipe.channels))
     train, valid = data["Training"], data["PublicTest"]
@@ -1147,7 +1155,6 @@ def train(
                 return training_result(model, out)
             log(f"Nothing to resume in {out}: starting at the first epoch.")
         keep = KeepState(out, header, state, sample_of(data["Training"]), log, first)
-        soup = soup_weights(model, recipe)
         net = build_net(model, channels=recipe.channels) if state else start_net(model, recipe, log)
         learn = make_learner(net, data, recipe, model_module(model).GROUPS, [keep])
         learn.first_epoch = state["epoch"] if state else 0
@@ -1159,7 +1166,7 @@ def train(
         if keep.problem:
             raise TrainingError(keep.problem)
         if first:
-            write_artifacts(model, keep, data, out, soup)
+            write_artifacts(model, keep, data, out)
             keep.path.unlink()
             return training_result(model, out)
 
