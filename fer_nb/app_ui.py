@@ -26,7 +26,7 @@ import numpy as np
 import streamlit as st
 from PIL import Image, ImageDraw
 
-from .core import COLORS, EMOTIONS, MODELS, PARTS, FerError, ImageError, models_dir, shipped_models
+from .core import COLORS, EMOTIONS, MODELS, PARTS, FerError, ImageError, measured, models_dir, shipped_models
 from .data import draw_face, draw_group
 from .inference import COLUMNS, EmotionRecognizer, FaceEmotion, Result, draw_faces, ink
 from .inference import load_image
@@ -37,7 +37,7 @@ from .video import Film, Frame, Moment, Timeline, film_writer, watch
 __all__ = ['STYLE', 'CARDS', 'TINY', 'MOST_PHOTOS', 'PHOTO_TYPES', 'EVERYBODY', 'PHOTOS', 'SNAPSHOT', 'LIVE', 'FILM', 'DRAWN',
            'SOURCES', 'MOST_LIVE', 'LIVE_MIN_FACE', 'LIVE_HTML', 'LIVE_CSS', 'LIVE_WIRE', 'LIVE_SHOW', 'LIVE_DRAW',
            'LIVE_JS', 'PROBLEMS', 'FILM_TYPES', 'MOST_SECONDS', 'MOST_LOOKS', 'GOOD', 'PEOPLE', 'LIMITS', 'bars',
-           'cut_out', 'data_uri', 'jpeg', 'face_card', 'measured', 'figures', 'costs', 'worth', 'title_of', 'choices',
+           'cut_out', 'data_uri', 'jpeg', 'face_card', 'figures', 'costs', 'worth', 'title_of', 'choices',
            'choose_model', 'style', 'title', 'server', 'promises', 'plain', 'sorry', 'Photo', 'upload', 'camera',
            'drawn', 'photos', 'choose_source', 'recogniser', 'Answer', 'photo_figure', 'look_at', 'look_at_all', 'show',
            'show_faces', 'look_closer', 'closer', 'safe_stem', 'table', 'annotated', 'offer', 'downloads', 'icon',
@@ -162,14 +162,6 @@ def face_card(
 <details><summary>All seven</summary>{bars(ranked[3:])}</details></article>"""
 
 # %% ../nbs/14_app.ipynb #d37ce356
-def measured() -> dict:  # what `fer-nb evaluate --all --write` kept; empty where it never ran
-    "The figures of all models."
-    try:
-        return json.loads((models_dir() / "results.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
 def figures(
     models: tuple[str, ...],  # names of `MODELS`; several: all that were measured
     found: dict,  # what `measured` gave
@@ -225,7 +217,7 @@ def choose_model() -> tuple[str, ...]:  # names of `MODELS`: one, or all of them
     if not there:
         st.error("There is no model here yet. Train one with `fer-nb train custom_cnn --data fer2013.zip`.")
         st.stop()
-    about = [MODELS[c[0]].summary if len(c) == 1 else "the mean of their answers" for c in there]
+    about = [MODELS[c[0]].summary if len(c) == 1 else "a weighted mean of their answers" for c in there]
     captions = [f"{words}  \n{worth(choice, found)}" for words, choice in zip(about, there, strict=True)]
     return st.radio("Model", there, format_func=title_of, captions=captions, key="model")
 

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['EMOTIONS', 'PARTS', 'COLORS', 'MODELS', 'DEFAULT_MODEL', 'PEERS', 'FerError', 'DataError', 'ImageError', 'ModelError',
            'RecipeError', 'TrainingError', 'ModelInfo', 'model_info', 'models_dir', 'shipped_models', 'default_model',
-           'open_session', 'write_beside']
+           'measured', 'ensemble_weights', 'open_session', 'write_beside']
 
 # %% ../nbs/00_core.ipynb #52fc2f57
 #: The seven classes, in the order of every label, probability vector and table in this library.
@@ -124,6 +126,24 @@ def default_model() -> str:  # a name of `shipped_models()`
     if not have:
         raise ModelError(f"There is no model in {models_dir()}. Train one: fer-nb train custom_cnn --data fer2013.zip")
     return have[0]
+
+
+def measured() -> dict:  # what `fer-nb evaluate --all --write` kept; empty where it never ran
+    "The figures of all models in `models_dir()`."
+    try:
+        return json.loads((models_dir() / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def ensemble_weights(
+    models: Sequence[str | Path],  # M names of `MODELS` or .onnx files
+) -> list[float]:  # M, sum to 1
+    "How much each model counts in a mean of several: as it was fitted where all were measured together, else the same."
+    fitted = measured().get("weights", {})
+    known = [fitted.get(str(model)) for model in models]
+    known = [1.0] * len(known) if None in known or not sum(known) else known
+    return [weight / sum(known) for weight in known]
 
 # %% ../nbs/00_core.ipynb #c01c8bed
 def open_session(

@@ -28,8 +28,8 @@ from sklearn.metrics import average_precision_score, confusion_matrix, log_loss,
 from sklearn.metrics import roc_curve, top_k_accuracy_score
 
 from . import __version__
-from .core import COLORS, EMOTIONS, PARTS, PEERS, DataError, ModelError, default_model, model_info, models_dir
-from .core import open_session, shipped_models, write_beside
+from .core import COLORS, EMOTIONS, PARTS, PEERS, DataError, ModelError, default_model, ensemble_weights
+from .core import model_info, models_dir, open_session, shipped_models, write_beside
 from .data import SIZE, FaceData, Part, groups_of_copies, load_data, same_pixels, stand_in, tta_views
 from .training import build_net, changes, fit_calibration, load_classifier, load_torch
 
@@ -40,12 +40,13 @@ __all__ = ['BATCH', 'HASH', 'NEAR', 'HARMS', 'ITSELF', 'RMN', 'WUJIE', 'LETHESEC
            'plot_reliability', 'folds', 'log_probabilities', 'cross_calibrated', 'calibration_noise', 'risk_coverage',
            'sure_threshold', 'cross_sure', 'plot_risk', 'plain', 'share', 'Evaluation', 'choose', 'usual_part',
            'remarks', 'evaluate', 'ranking', 'plot_ranking', 'difference_hash', 'nearest', 'near_copies', 'mcnemar',
-           'agreement', 'ensemble', 'joined', 'same_images', 'side_by_side', 'label_ceiling', 'cross_validated',
-           'suspect_labels', 'levels', 'each', 'as_jpeg', 'turned', 'hidden', 'Harm', 'noisy', 'shrunk', 'some_of',
-           'robustness', 'plot_robustness', 'processor', 'about_model', 'result_row', 'measure', 'write_results',
-           'kept_results', 'markdown', 'percent', 'without', 'reported', 'right_table', 'cost_table', 'results_table',
-           'published_table', 'own_words', 'train_command', 'accuracy_table', 'class_table', 'weak_points',
-           'harm_table', 'faults', 'repeat', 'model_card', 'write_cards']
+           'agreement', 'joined', 'same_images', 'side_by_side', 'fit_weights', 'ensemble', 'cross_ensemble',
+           'label_ceiling', 'cross_validated', 'suspect_labels', 'levels', 'each', 'as_jpeg', 'turned', 'hidden',
+           'Harm', 'noisy', 'shrunk', 'some_of', 'robustness', 'plot_robustness', 'processor', 'about_model',
+           'result_row', 'measure', 'write_results', 'kept_results', 'markdown', 'percent', 'without', 'reported',
+           'right_table', 'weights_line', 'cost_table', 'results_table', 'published_table', 'own_words',
+           'train_command', 'accuracy_table', 'class_table', 'weak_points', 'harm_table', 'faults', 'repeat',
+           'model_card', 'write_cards']
 
 # %% ../nbs/09_evaluation.ipynb #939ca35a
 def onnx_predictor(
@@ -554,17 +555,6 @@ def agreement(
     return (answers[:, None] == answers[None]).mean(-1)
 
 
-def ensemble(
-    evaluations: Sequence[Evaluation],  # of the same images
-) -> Evaluation:
-    "Several models as one: the mean of their probabilities."
-    same_images(*evaluations)
-    first = evaluations[0]
-    return replace(
-        first, model=" + ".join(e.model for e in evaluations), ms_per_image=sum(e.ms_per_image for e in evaluations),
-        probabilities=np.mean([e.probabilities for e in evaluations], axis=0))
-
-
 def joined(
     evaluations: Sequence[Evaluation],  # of one model on several parts
     part: str,  # what to call them together
@@ -596,6 +586,44 @@ def side_by_side(
         for j, b in list(enumerate(evaluations))[i + 1 :]:
             rows.append(f"{a.model} and {b.model} agree on {alike[i, j]:.1%}; McNemar p = {mcnemar(a, b):.3f}")
     return "\n".join(rows)
+
+# %% ../nbs/09_evaluation.ipynb #6e0b94d2
+def fit_weights(
+    evaluations: Sequence[Evaluation],  # M of the same images
+) -> np.ndarray:  # float64 [M], 0–1, sum to 1
+    "How much each model should count in the mean of all for the labels to be likeliest (EM of a mixture)."
+    same_images(*evaluations)
+    true = np.stack([e.probabilities[np.arange(len(e)), e.labels] for e in evaluations]).clip(1e-12)
+    weights = np.full(len(true), 1 / len(true))
+    for _ in range(1000):  # more than enough: it ends within 1e-3 after some hundred
+        shares = weights[:, None] * true
+        weights = (shares / shares.sum(0)).mean(1)
+    return weights
+
+
+def ensemble(
+    evaluations: Sequence[Evaluation],  # M of the same images
+    weights: Sequence[float] | None = None,  # M, sum to 1; None: `ensemble_weights`, which recognising uses, too
+) -> Evaluation:
+    "Several models as one: the weighted mean of their probabilities."
+    same_images(*evaluations)
+    names = [e.model for e in evaluations]
+    weights = ensemble_weights(names) if weights is None else weights
+    return replace(
+        evaluations[0], model=" + ".join(names), ms_per_image=sum(e.ms_per_image for e in evaluations),
+        probabilities=np.average([e.probabilities for e in evaluations], 0, weights))
+
+
+def cross_ensemble(
+    evaluations: Sequence[Evaluation],  # of the same images
+) -> Evaluation:
+    "Several models as one, each image with weights that were fitted on others."
+    whole, fold = ensemble(evaluations), folds(evaluations[0].labels)
+    out = whole.probabilities.copy()
+    for f in np.unique(fold):
+        weights = fit_weights([e[fold != f] for e in evaluations])
+        out[fold == f] = ensemble([e[fold == f] for e in evaluations], weights).probabilities
+    return replace(whole, probabilities=out)
 
 # %% ../nbs/09_evaluation.ipynb #17b16b3e
 def label_ceiling(
@@ -813,12 +841,13 @@ def measure(
     data: FaceData | str | Path | None = None,  # or a path to it; None: $FER2013, else drawn faces
     models: Sequence[str] | None = None,  # names; None: all that are shipped
     log: Callable[[str], None] = print,  # gets a line for each evaluation
-) -> dict:  # plain values: fer_nb, source, fingerprint, drawn, cores, processor, parts, missing, ..., models, rows
+) -> dict:  # plain values: fer_nb, source, fingerprint, drawn, cores, processor, parts, ..., models, weights, rows
     "Every model on every test part there is, with one look and with several, all of them together, and worse pictures."
     data = data if isinstance(data, FaceData) else load_data(data)
     models = list(models or shipped_models() or [default_model()])
     there = [p for p in PARTS[1:] if p in data and len(data[p])]
     parts, rows, limits, said = there + (["test"] if len(there) == 2 else []), [], {}, {}
+    weights: dict[str, float] = {}  # fitted, like the thresholds, on the first part with one look
     for part in parts:
         faces, copied = choose(data, part)
         near = None if copied is None else copied | near_copies(faces.images, data["Training"].images)
@@ -829,12 +858,16 @@ def measure(
             else:
                 done = [evaluate(m, data, part, tta) for m in models]
             said |= {(part, m, tta): e for m, e in zip(models, done, strict=True)}
-            done += [replace(ensemble(done), model="ensemble")] if len(done) > 1 else []
+            if len(done) > 1:
+                weights = weights or dict(zip(models, fit_weights(done).round(3).tolist(), strict=True))
+                crossed = dict(accuracy_cross_fitted=share(cross_ensemble(done).right)) if part == there[0] else {}
+                done.append(replace(ensemble(done, list(weights.values())), model="ensemble"))
             for e in done:
                 own = e.model in models and not tta and e.model not in limits  # its threshold is fitted on this part
                 asked = models if e.model == "ensemble" else [e.model]
                 limit = None if own else sum(limits[m] for m in asked) / len(asked)
                 rows.append(dict(tta=tta, looks=looks, **result_row(e, near, limit)))
+                rows[-1] |= crossed if e.model == "ensemble" else {}
                 limits.setdefault(e.model, rows[-1]["sure"]["threshold"])
                 log(f"{e.model}, {part}{', several looks' if tta else ''}: accuracy {e.figures['accuracy']:.1%}")
     few, (copied, disputed), abouts = some_of(data[there[0]]), groups_of_copies(data), {}
@@ -846,7 +879,7 @@ def measure(
         processor=processor(),
         parts={p: len(data[p]) for p in data.parts}, missing=[p for p in PARTS if p not in data],
         copies=dict(distinct=len(copied), copied=int(copied.sum()), disputed=int(disputed.sum())),
-        robustness_on=dict(part=there[0], n=len(few)), models=abouts, rows=rows)
+        robustness_on=dict(part=there[0], n=len(few)), models=abouts, weights=weights, rows=rows)
 
 
 def write_results(
@@ -915,6 +948,18 @@ def right_table(
     return markdown(["model", "looks", *columns, "macro F1", "ECE"], table)
 
 
+def weights_line(
+    r: dict,  # of `measure`
+) -> str:  # ends with a space; nothing where one model was measured
+    "How much each model counts in the mean of all, and what that is worth on images the weights were not fitted on."
+    if not r.get("weights"):
+        return ""
+    counts = ", ".join(f"{r['models'][model]['title']} {weight:.0%}" for model, weight in r["weights"].items())
+    crossed = [row for row in r["rows"] if "accuracy_cross_fitted" in row]
+    shares = " and ".join(f"{row['accuracy_cross_fitted']:.1%}" for row in crossed)
+    return f"Together they count {counts}, as fitted on {crossed[0]['part']}; there they have {shares} cross-fitted. "
+
+
 def cost_table(
     r: dict,  # of `measure`
 ) -> str:  # Markdown
@@ -935,7 +980,7 @@ def results_table(
     fitted = ", a single model's ECE with one look cross-fitted" if reported(r) == "PublicTest" else ""
     drawn = " Drawn faces: these figures say nothing about people." if r["drawn"] else ""
     last = f"Images: {images}{missing}. ±: half of the 95% interval. Macro F1 and ECE are {reported(r)}'s{fitted}. " \
-        f"Times: {r['processor']}."
+        f"{weights_line(r)}Times: {r['processor']}."
     return "\n\n".join([right_table(r), cost_table(r), last + drawn])
 
 # %% ../nbs/09_evaluation.ipynb #a94c60d3

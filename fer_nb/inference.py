@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from fer_nb.core import (
-    COLORS, EMOTIONS, FerError, ImageError, ModelError, default_model, model_info, models_dir, open_session,
-    shipped_models,
+    COLORS, EMOTIONS, FerError, ImageError, ModelError, default_model, ensemble_weights, model_info, models_dir,
+    open_session, shipped_models,
 )  # fmt: skip
 from .data import tta_views
 from .faces import Face, Picture, crop_face, find_faces, load_image
@@ -299,7 +299,7 @@ class EmotionRecognizer:
 
     def __init__(
         self,
-        model: Model | list[Model] | tuple[Model, ...] | None = None,  # None: the default; several: their mean
+        model: Model | list[Model] | tuple[Model, ...] | None = None,  # None: the default; several: their weighted mean
         threads: int | None = None,  # of ONNX Runtime, and for reading many pictures; None: as many as there are cores
         min_face: int = 0,  # width of the smallest face wanted, pixels; a larger one makes the search faster
         tta: bool = False,  # the mean over a face and its mirror image: twice as slow, sometimes better
@@ -315,6 +315,7 @@ class EmotionRecognizer:
         self.model = "+".join(map(str, models))
         self.min_face, self.tta, self.threads = min_face, tta, threads or os.cpu_count() or 1
         self._sessions = [shared_session(model_file(one), threads) for one in models]
+        self._weights = ensemble_weights(models)
         abouts = [dict(session.get_modelmeta().custom_metadata_map) for session in self._sessions]
         self.about = abouts[0]
         own = [float(about["threshold"]) for about in abouts if about.get("threshold")] or [0.0]
@@ -335,8 +336,8 @@ class EmotionRecognizer:
         for start in range(0, len(crops), BATCH_FACES):
             some = crops[start : start + BATCH_FACES]
             views = tta_views(some) if self.tta else [some]
-            runs = [session.run(["probabilities"], {"faces": view})[0] for session in sessions for view in views]
-            answers.append(np.mean(runs, 0))
+            runs = [[session.run(["probabilities"], {"faces": view})[0] for view in views] for session in sessions]
+            answers.append(np.average(np.mean(runs, 1), 0, self._weights).astype(np.float32))
         return np.concatenate(answers)
 
     def __call__(

@@ -279,6 +279,28 @@ def test_an_ensemble_is_the_mean_and_needs_the_same_images():
         ev.ensemble([made_up(probs, labels), made_up(other, labels)[:9]])
 
 
+def test_weights_of_an_ensemble_make_the_labels_likeliest():
+    labels = guesses(n=120)[1]
+    few = [guesses(n=120, seed=s)[0] ** 0.5 + skill * np.eye(7)[labels] for s, skill in enumerate((0.2, 0.5, 0.3))]
+    few = [probs / probs.sum(1, keepdims=True) for probs in few]
+    each = [made_up(probs, labels) for probs in few]
+    weights = ev.fit_weights(each)
+
+    def loss(w):
+        return ev.ensemble(each, w).figures["nll"]
+
+    assert weights.sum() == pytest.approx(1) and (weights >= 0).all()
+    for i in range(3):
+        for step in (0.02, -0.02):
+            w = weights.copy()
+            w[i] = max(w[i] + step, 0)
+            assert loss(weights) <= loss(w / w.sum()) + 1e-9
+    fold = ev.folds(labels)
+    apart = ev.fit_weights([e[fold != 3] for e in each])
+    assert np.allclose(ev.cross_ensemble(each).probabilities[fold == 3],
+                       np.tensordot(apart, np.stack(few)[:, fold == 3], 1))
+
+
 # label noise
 
 
@@ -507,12 +529,17 @@ def test_tables_of_a_whole_archive(two_models, whole, kept):
     right, _, last = ev.results_table(kept).split("\n\n")
     parts = " | without copies | ".join(("PublicTest", "PrivateTest", "both"))
     assert right.splitlines()[0] == f"| model | looks | {parts} | without copies | macro F1 | ECE |"
-    both, again = kept["rows"][-1], ev.ensemble([ev.evaluate(m, whole, "test", True) for m in two_models])
+    weights = [kept["weights"][m] for m in two_models]
+    assert sum(weights) == pytest.approx(1, abs=0.002)
+    assert [("accuracy_cross_fitted" in row) for row in kept["rows"]] == [
+        row["model"] == "ensemble" and row["part"] == "PublicTest" for row in kept["rows"]]
+    both, again = kept["rows"][-1], ev.ensemble([ev.evaluate(m, whole, "test", True) for m in two_models], weights)
     assert (both["part"], both["model"], both["n"]) == ("test", "ensemble", len(again))
     assert both["confusion_matrix"] == again.matrix.tolist()
     assert both["without_copies"] == pytest.approx(again.to_dict()["without_copies"])
     row = next(r for r in kept["rows"] if r["part"] == "PrivateTest")
     assert right.splitlines()[2].split(" | ")[-2:] == [f"{row['macro_f1']:.1%}", f"{row['ece']:.1%} |"]
+    assert "Together they count " in last and "as fitted on PublicTest; there they have " in last
     assert "Macro F1 and ECE are PrivateTest's." in last and "not in this archive" not in last
     first = next(r for r in kept["rows"] if r["part"] == "PublicTest" and not r["tta"])
     assert row["sure"]["threshold"] == first["sure"]["threshold"]  # chosen on the other part

@@ -1,6 +1,7 @@
 """Bad and odd pictures and models, from the outside: every one ends in an answer or in one of our errors."""
 
 import io
+import shutil
 import subprocess
 import sys
 import threading
@@ -390,6 +391,27 @@ def test_several_models_answer_with_their_mean(tmp_path, portrait):
     assert both.threshold == pytest.approx((0.4 + one.threshold) / 2)
     without = tiny_model(tmp_path / "without.onnx", OURS)
     assert EmotionRecognizer([without, default_model()]).threshold == one.threshold
+
+
+def test_several_models_count_as_was_fitted(tmp_path, portrait, monkeypatch):
+    for name in ("custom_cnn", "resnet18"):
+        shutil.copy(models_dir() / f"{name}.onnx", tmp_path)
+    crops = np.stack([f.crop for f in EmotionRecognizer()(portrait).faces])
+    monkeypatch.setenv("FER_NB_MODELS", str(tmp_path))
+    one, other = (EmotionRecognizer(name).classify(crops) for name in ("custom_cnn", "resnet18"))
+
+    def both():
+        return EmotionRecognizer(["custom_cnn", "resnet18"]).classify(crops)
+
+    for kept, share in (
+        (None, 0.5), ("{cut", 0.5), ('{"rows": []}', 0.5), ('{"weights": {"custom_cnn": 0.3}}', 0.5),
+        ('{"weights": {"custom_cnn": 0.15, "resnet18": 0.45, "mobilenet_v3": 0.4}}', 0.25),
+        ('{"weights": {"custom_cnn": 0.0, "resnet18": 1.0}}', 0.0),
+    ):  # fmt: skip
+        if kept:
+            (tmp_path / "results.json").write_text(kept)
+        assert np.allclose(both(), share * one + (1 - share) * other, atol=1e-6)
+    assert both().dtype == np.float32
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.1428, 0.1429, 1.0])
