@@ -847,7 +847,9 @@ def measure(
     models = list(models or shipped_models() or [default_model()])
     there = [p for p in PARTS[1:] if p in data and len(data[p])]
     parts, rows, limits, said = there + (["test"] if len(there) == 2 else []), [], {}, {}
-    weights: dict[str, float] = {}  # fitted, like the thresholds, on the first part with one look
+    several = [evaluate(m, data, there[0], tta=True) for m in models]
+    said |= {(there[0], e.model, True): e for e in several}
+    weights = dict(zip(models, fit_weights(several).round(3).tolist(), strict=True))
     for part in parts:
         faces, copied = choose(data, part)
         near = None if copied is None else copied | near_copies(faces.images, data["Training"].images)
@@ -856,20 +858,20 @@ def measure(
             if part == "test":
                 done = [joined([said[p, m, tta] for p in there], part) for m in models]
             else:
-                done = [evaluate(m, data, part, tta) for m in models]
+                done = [said.get((part, m, tta)) or evaluate(m, data, part, tta) for m in models]
             said |= {(part, m, tta): e for m, e in zip(models, done, strict=True)}
-            if len(done) > 1:
-                weights = weights or dict(zip(models, fit_weights(done).round(3).tolist(), strict=True))
-                crossed = dict(accuracy_cross_fitted=share(cross_ensemble(done).right)) if part == there[0] else {}
+            if len(models) > 1:
                 done.append(replace(ensemble(done, list(weights.values())), model="ensemble"))
             for e in done:
                 own = e.model in models and not tta and e.model not in limits  # its threshold is fitted on this part
                 asked = models if e.model == "ensemble" else [e.model]
                 limit = None if own else sum(limits[m] for m in asked) / len(asked)
                 rows.append(dict(tta=tta, looks=looks, **result_row(e, near, limit)))
-                rows[-1] |= crossed if e.model == "ensemble" else {}
                 limits.setdefault(e.model, rows[-1]["sure"]["threshold"])
                 log(f"{e.model}, {part}{', several looks' if tta else ''}: accuracy {e.figures['accuracy']:.1%}")
+    for row in rows:
+        if (row["model"], row["part"], row["tta"]) == ("ensemble", there[0], True):  # what the weights are fitted on
+            row["accuracy_cross_fitted"] = share(cross_ensemble(several).right)
     few, (copied, disputed), abouts = some_of(data[there[0]]), groups_of_copies(data), {}
     for m in models:
         abouts[m] = about_model(m) | dict(robustness=robustness(m, few))
@@ -952,12 +954,13 @@ def weights_line(
     r: dict,  # of `measure`
 ) -> str:  # ends with a space; nothing where one model was measured
     "How much each model counts in the mean of all, and what that is worth on images the weights were not fitted on."
-    if not r.get("weights"):
+    weights = r.get("weights", {})
+    if len(weights) < 2:
         return ""
-    counts = ", ".join(f"{r['models'][model]['title']} {weight:.0%}" for model, weight in r["weights"].items())
-    crossed = [row for row in r["rows"] if "accuracy_cross_fitted" in row]
-    shares = " and ".join(f"{row['accuracy_cross_fitted']:.1%}" for row in crossed)
-    return f"Together they count {counts}, as fitted on {crossed[0]['part']}; there they have {shares} cross-fitted. "
+    counts = ", ".join(f"{r['models'][model]['title']} {weight:.0%}" for model, weight in weights.items())
+    row = next(row for row in r["rows"] if "accuracy_cross_fitted" in row)
+    crossed = f"{row['accuracy_cross_fitted']:.1%} with weights fitted on other images"
+    return f"Together: {counts}, as fitted on {row['part']} with {row['looks']} looks; they have {crossed}. "
 
 
 def cost_table(

@@ -532,14 +532,14 @@ def test_tables_of_a_whole_archive(two_models, whole, kept):
     weights = [kept["weights"][m] for m in two_models]
     assert sum(weights) == pytest.approx(1, abs=0.002)
     assert [("accuracy_cross_fitted" in row) for row in kept["rows"]] == [
-        row["model"] == "ensemble" and row["part"] == "PublicTest" for row in kept["rows"]]
+        (row["model"], row["part"], row["tta"]) == ("ensemble", "PublicTest", True) for row in kept["rows"]]
     both, again = kept["rows"][-1], ev.ensemble([ev.evaluate(m, whole, "test", True) for m in two_models], weights)
     assert (both["part"], both["model"], both["n"]) == ("test", "ensemble", len(again))
     assert both["confusion_matrix"] == again.matrix.tolist()
     assert both["without_copies"] == pytest.approx(again.to_dict()["without_copies"])
     row = next(r for r in kept["rows"] if r["part"] == "PrivateTest")
     assert right.splitlines()[2].split(" | ")[-2:] == [f"{row['macro_f1']:.1%}", f"{row['ece']:.1%} |"]
-    assert "Together they count " in last and "as fitted on PublicTest; there they have " in last
+    assert "Together: " in last and "as fitted on PublicTest with 2 looks; they have " in last
     assert "Macro F1 and ECE are PrivateTest's." in last and "not in this archive" not in last
     first = next(r for r in kept["rows"] if r["part"] == "PublicTest" and not r["tta"])
     assert row["sure"]["threshold"] == first["sure"]["threshold"]  # chosen on the other part
