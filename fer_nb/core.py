@@ -140,7 +140,7 @@ def ensemble_weights(
     models: Sequence[str | Path],  # M names of `MODELS` or .onnx files
 ) -> list[float]:  # M, sum to 1
     "How much each model counts in a mean of several: as it was fitted where all were measured together, else the same."
-    fitted = measured().get("weights", {})
+    fitted = measured().get("weights", {}) if len(models) > 1 else {}  # one needs no file
     known = [fitted.get(str(model)) for model in models]
     known = [1.0] * len(known) if None in known or not sum(known) else known
     return [weight / sum(known) for weight in known]
