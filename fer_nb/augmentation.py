@@ -5,6 +5,7 @@
 # %% ../nbs/02_augmentation.ipynb #a8d4f6a0
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from .data import SIZE
 
 # %% auto #0
-__all__ = ['GRAY_STATS', 'IMAGENET_STATS', 'Preprocess', 'random_affine', 'random_erase', 'random_blur', 'Augment']
+__all__ = ['GRAY_STATS', 'IMAGENET_STATS', 'DRAW', 'Preprocess', 'random_draws', 'view_draws', 'affine_maps', 'random_erase',
+           'random_blur', 'Augment']
 
 # %% ../nbs/02_augmentation.ipynb #d8a9100c
 #: mean and standard deviation of gray input to networks trained from scratch, on a scale of 0–1
@@ -54,53 +56,70 @@ class Preprocess(nn.Module):
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
         return self.normalise(x)
 
+# %% ../nbs/02_augmentation.ipynb #3e0a61d2
+#: columns of a draw: what each uniform random number decides
+DRAW = ("flip", "rotation", "zoom", "shift_x", "shift_y", "brightness", "contrast", "blur", "erase", "erase_area",
+        "erase_aspect", "erase_top", "erase_left")
+
+
+def random_draws(
+    n: int,  # pictures
+    device: torch.device | str | None = None,  # where they are wanted
+) -> Tensor:  # float32 [n, len(DRAW)], 0–1
+    "Draws for `n` pictures, from torch's generator of that device."
+    return torch.rand(n, len(DRAW), device=device)
+
+
+def view_draws(
+    n: int,  # faces
+    view: int,  # number of the view, from 0
+    seed: int = 0,  # another seed, other views
+) -> Tensor:  # float32 [n, len(DRAW)], 0–1, on the CPU
+    "The draws of one view of `n` faces: the same on every machine (NumPy's PCG64)."
+    return torch.from_numpy(np.random.default_rng((seed, view)).random((n, len(DRAW)), dtype=np.float32))
+
 # %% ../nbs/02_augmentation.ipynb #04563e8d
-def random_affine(
-    n: int,  # how many maps
+def affine_maps(
+    draws: Tensor,  # float32 [n, len(DRAW)], 0–1
     flip: float,  # probability of a mirror image, 0–1
     rotation: float,  # largest turn to either side, degrees
     zoom: float,  # largest change of scale either way, as a share of 1
     shift: float,  # largest move in x and y, as a share of the image's side
-    generator: torch.Generator | None = None,  # source of chance; torch's own if None
 ) -> Tensor:  # float32 [n, 2, 3], output to input coordinates as `affine_grid` takes them
-    "Draw `n` random flips, turns, zooms and shifts, uniform within their ranges."
-
-    def uniform(limit):
-        return (torch.rand(n, generator=generator) * 2 - 1) * limit
-
-    turn, scale = uniform(rotation).deg2rad(), 1 + uniform(zoom)
-    mirror = 1 - 2 * (torch.rand(n, generator=generator) < flip).float()
+    "Flips, turns, zooms and shifts, uniform within their ranges."
+    turn, scale, x, y = (draws[:, 1:5] * 2 - 1).unbind(1)
+    turn, scale = (turn * rotation).deg2rad(), 1 + scale * zoom
+    mirror = 1 - 2 * (draws[:, 0] < flip).float()
     cos, sin = turn.cos() * scale, turn.sin() * scale
-    rows = [cos * mirror, -sin, 2 * uniform(shift), sin * mirror, cos, 2 * uniform(shift)]
-    return torch.stack(rows, dim=1).view(n, 2, 3)
+    rows = [cos * mirror, -sin, 2 * shift * x, sin * mirror, cos, 2 * shift * y]
+    return torch.stack(rows, dim=1).view(-1, 2, 3)
 
 # %% ../nbs/02_augmentation.ipynb #df8d0364
 def random_erase(
     x: Tensor,  # [N, C, H, W]
     p: float,  # probability that an image loses a patch, 0–1
-    generator: torch.Generator | None = None,  # source of chance; torch's own if None
+    draws: Tensor,  # float32 [N, len(DRAW)], 0–1
 ) -> Tensor:  # [N, C, H, W], patches of 2–20% of the area set to 0, the mean of normalised input
     "Random erasing (Zhong et al. 2017, arXiv:1708.04896), one rectangle an image."
-    n, _, h, w = x.shape
-    u = torch.rand(5, n, 1, generator=generator)
-    area, aspect = 0.02 + 0.18 * u[0], torch.exp((u[1] - 0.5) * 2.4)  # aspect ratio 0.3–3.3
+    chance, area, aspect, top, left = draws[:, 8:, None].unbind(1)
+    area, aspect = 0.02 + 0.18 * area, torch.exp((aspect - 0.5) * 2.4)  # aspect ratio 0.3–3.3
     eh, ew = (area * aspect).sqrt().clamp(max=0.9), (area / aspect).sqrt().clamp(max=0.9)
-    top, left = u[2] * (1 - eh), u[3] * (1 - ew)
-    ys, xs = torch.arange(h)[None] / h, torch.arange(w)[None] / w
-    rows = (ys >= top) & (ys < top + eh) & (u[4] < p)
+    top, left = top * (1 - eh), left * (1 - ew)
+    ys, xs = (torch.arange(side, device=x.device)[None] / side for side in x.shape[2:])
+    rows = (ys >= top) & (ys < top + eh) & (chance < p)
     cols = (xs >= left) & (xs < left + ew)
-    return x.masked_fill((rows[:, :, None] & cols[:, None, :])[:, None].to(x.device), 0.0)
+    return x.masked_fill((rows[:, :, None] & cols[:, None, :])[:, None], 0.0)
 
 # %% ../nbs/02_augmentation.ipynb #ea35241d
 def random_blur(
     x: Tensor,  # [N, 1, H, W]
     limit: float,  # largest standard deviation of the Gaussian, pixels
-    generator: torch.Generator | None = None,  # source of chance; torch's own if None
+    draws: Tensor,  # float32 [N, len(DRAW)], 0–1
 ) -> Tensor:  # [N, 1, H, W]
     "Blur each image by a Gaussian of its own, its standard deviation uniform from 0 to `limit`."
     n, radius = len(x), max(round(3 * limit), 1)
-    sigma = (torch.rand(n, 1, generator=generator) * limit).clamp(min=1e-3)
-    kernel = (-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2).softmax(dim=1).to(x.device)
+    sigma = (draws[:, 7:8] * limit).clamp(min=1e-3)
+    kernel = (-0.5 * (torch.arange(-radius, radius + 1, device=x.device) / sigma) ** 2).softmax(dim=1)
     x = F.pad(x, (radius,) * 4, mode="replicate").transpose(0, 1)
     return F.conv2d(F.conv2d(x, kernel.view(n, 1, 1, -1), groups=n), kernel.view(n, 1, -1, 1), groups=n).transpose(0, 1)
 
@@ -129,17 +148,17 @@ class Augment(nn.Module):
     def forward(
         self,
         images: Tensor,  # uint8 [N, H, W], 0–255
-        generator: torch.Generator | None = None,  # source of chance (on the CPU); torch's own if None
+        draws: Tensor | None = None,  # float32 [N, len(DRAW)], 0–1; None: fresh ones
     ) -> Tensor:  # float32 [N, C, size, size]
-        "One random picture of each face."
+        "The picture of each face that its draw decides."
         n, size = len(images), self.preprocess.size
+        draws = random_draws(n, images.device) if draws is None else draws
         x = images.unsqueeze(1).float() / 255
-        x = random_blur(x, self.blur, generator) if self.blur else x
-        theta = random_affine(n, **self.geometry, generator=generator).to(x.device)
-        grid = F.affine_grid(theta, (n, 1, size, size), align_corners=False)
+        x = random_blur(x, self.blur, draws) if self.blur else x
+        grid = F.affine_grid(affine_maps(draws, **self.geometry), (n, 1, size, size), align_corners=False)
         x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
-        light, spread = ((torch.rand(n, 1, 1, 1, generator=generator) * 2 - 1).to(x.device) for _ in range(2))
+        light, spread = (draws[:, 5:7, None, None, None] * 2 - 1).unbind(1)
         mean = x.mean(dim=(1, 2, 3), keepdim=True)
         x = ((x - mean) * (1 + spread * self.contrast) + mean) * (1 + light * self.brightness)
         x = self.preprocess.normalise(x.clamp(0, 1))
-        return random_erase(x, self.erase, generator) if self.erase else x
+        return random_erase(x, self.erase, draws) if self.erase else x

@@ -25,12 +25,13 @@ from .core import MODELS, PEERS, FerError, RecipeError, default_model, model_inf
 from .core import write_beside
 
 # %% auto #0
-__all__ = ['app', 'AsJson', 'DATA_FORMS', 'MAP', 'Meanings', 'ONE_OF', 'NO_DATA', 'GO_ON', 'START', 'SET', 'MODEL_FORMS', 'PART',
-           'VOTES', 'WRITE', 'Tta', 'JUDGE', 'bench', 'Which', 'Threads', 'PICTURES', 'AS_IT_IS', 'WHICH', 'Model',
-           'MinFace', 'Threshold', 'WHERE', 'ENGINE', 'Commands', 'needs', 'about', 'pairs', 'data', 'train', 'recipe',
-           'ledger', 'models', 'evaluate', 'export_models', 'bench_train', 'bench_predict', 'bench_engine',
-           'bench_variants', 'bench_scale', 'named_pictures', 'rows_before', 'table_file', 'drawing_file', 'predict',
-           'video', 'page_file', 'start_app', 'main']
+__all__ = ['app', 'AsJson', 'DATA_FORMS', 'MAP', 'Meanings', 'ONE_OF', 'NO_DATA', 'GO_ON', 'START', 'MINUTES', 'SET', 'VIEWS',
+           'PLAN', 'STAGE', 'MODEL_FORMS', 'PART', 'VOTES', 'WRITE', 'Tta', 'JUDGE', 'bench', 'Which', 'Threads',
+           'PICTURES', 'AS_IT_IS', 'WHICH', 'Model', 'MinFace', 'Threshold', 'WHERE', 'ENGINE', 'Commands', 'needs',
+           'about', 'pairs', 'data', 'train', 'recipe', 'bank', 'reproduce', 'ledger', 'models', 'evaluate',
+           'export_models', 'bench_train', 'bench_predict', 'bench_engine', 'bench_variants', 'bench_scale',
+           'named_pictures', 'rows_before', 'table_file', 'drawing_file', 'predict', 'video', 'page_file', 'start_app',
+           'main']
 
 # %% ../nbs/15_cli.ipynb #48250e3f
 class Commands(TyperGroup):
@@ -122,6 +123,7 @@ GO_ON = "Go on where the training in that folder stopped."
 
 
 START = "none, imagenet, another start of the model, or a checkpoint file; instead of the recipe's."
+MINUTES = "As many epochs as fit into so many minutes here, instead of the recipe's."
 SET = "Any other setting of the recipe, as lr=0.001; may be repeated. fer-nb recipe MODEL lists them."
 
 
@@ -137,9 +139,10 @@ def train(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for what the training leaves.")] = Path("runs"),
     seed: Annotated[int, typer.Option(metavar="N", help="Same seed, same model.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help=GO_ON)] = False,
+    minutes: Annotated[float, typer.Option(metavar="M", min=0, help=MINUTES)] = 0.0,
     note: Annotated[str, typer.Option(metavar="TEXT", help="What you expect of it, for the ledger.")] = "",
 ):
-    "Train a model; of all epochs the best on PublicTest is kept."
+    "Train a model, and export it."
     model_info(model)
     with needs("train"):
         from fer_nb.data import load_data
@@ -149,9 +152,11 @@ def train(
     changes = dict(seed=seed, epochs=epochs, batch_size=batch_size, size=size, start=start)
     changes = {name: value for name, value in changes.items() if value is not None}
     changes |= pairs(settings)
+    if minutes and epochs:
+        raise RecipeError("--minutes counts the epochs itself. Give it, or --epochs.")
     model_recipe(model, **changes)  # what is wrong is said before the data is read
     faces = load_data(data)
-    result = run(model, faces, out=out, resume=resume, log=typer.echo, note=note, **changes)
+    result = run(model, faces, out=out, resume=resume, log=typer.echo, note=note, minutes=minutes, **changes)
     if result:
         typer.echo(result)
         file = export(out / f"best_{model}.pth", public=faces["PublicTest"])
@@ -170,6 +175,44 @@ def recipe(
     settings = asdict(model_recipe(model))
     lines = (f"{name:20} {value}" for name, value in settings.items())
     typer.echo(json.dumps(settings, indent=2) if as_json else "\n".join(lines))
+
+# %% ../nbs/15_cli.ipynb #ca665df9
+VIEWS = "Of the views, as in a recipe: rotation, zoom, shift, brightness, contrast, blur."
+
+
+@app.command()
+def bank(
+    checkpoints: Annotated[list[Path], typer.Argument(metavar="CHECKPOINT...", help="The teachers' best_<model>.pth.")],
+    data: Annotated[Path | None, typer.Option(metavar="PATH", help=NO_DATA)] = None,
+    views: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Of each face.")] = 16,
+    settings: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help=VIEWS)] = [],  # noqa: B006
+    out: Annotated[Path, typer.Option(metavar="FILE", help="What to write.")] = Path("view_bank.npz"),
+):
+    "What teachers say of views of each Training face, in one file: for train --set teachers=FILE."
+    with needs("train"):
+        from fer_nb.data import load_data
+        from fer_nb.training import make_bank
+    make_bank(checkpoints, load_data(data), views, log=typer.echo, **pairs(settings)).save(out)
+    typer.echo(f"{out}: fer-nb train MODEL --set teachers={out}")
+
+
+PLAN = "Another plan than the one that ships."
+STAGE = "A stage of the plan; may be repeated. Without it all that are not done."
+
+
+@app.command()
+def reproduce(
+    data: Annotated[Path | None, typer.Option(metavar="PATH", help=NO_DATA)] = None,
+    only: Annotated[list[str], typer.Option(metavar="STAGE", help=STAGE)] = [],  # noqa: B006
+    minutes: Annotated[float, typer.Option(metavar="M", min=0, help="For the whole plan, on this machine.")] = 0.0,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A folder for each stage.")] = Path("runs/plan"),
+    plan: Annotated[Path | None, typer.Option(metavar="FILE", help=PLAN)] = None,
+):
+    "Make the models that ship again, from FER2013 alone: all stages of models/plan.ini; goes on where it stopped."
+    with needs("train"):
+        from fer_nb.reproduce import reproduce as run
+    run(data, out, only, minutes, plan, typer.echo)
+
 
 # %% ../nbs/15_cli.ipynb #a4888513
 @app.command()

@@ -33,19 +33,17 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler, combined_cos
-from fastai.callback.tracker import ReduceLROnPlateau
+from fastai.callback.tracker import ReduceLROnPlateau, TrackerCallback
 from fastai.data.core import DataLoaders
-from fastai.learner import CancelEpochException, CancelFitException, Learner
+from fastai.learner import AvgSmoothLoss, CancelEpochException, CancelFitException, CancelValidException, Learner
 from fastai.metrics import F1Score, accuracy
-from fastai.optimizer import Adam
-from fastai.torch_core import default_device, to_device
-from fastcore.foundation import L
+from fastai.optimizer import OptimWrapper
+from fastai.torch_core import default_device
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.nn.functional import all_reduce
-from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, WeightedRandomSampler
+from torch.utils.data import DataLoader
 from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
@@ -53,22 +51,25 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from . import __version__
-from .augmentation import GRAY_STATS, IMAGENET_STATS, Augment, Preprocess
+from .augmentation import GRAY_STATS, IMAGENET_STATS, Augment, Preprocess, random_draws, view_draws
 from .class_weights import class_weights
 from .core import EMOTIONS, MODELS, ModelError, RecipeError, TrainingError, model_info, models_dir, write_beside
 from .data import FaceData, Part, drawn_data, drawn_faces, load_data
+from .view_bank import VIEW_SETTINGS, ViewBank, quantize
 
 # %% auto #0
 __all__ = ['AUGMENTATION', 'LIMITS', 'CHOICES', 'HISTORY', 'LEDGER', 'Recipe', 'setting', 'make_recipe', 'FaceClassifier',
            'model_module', 'build_net', 'model_recipe', 'layer_groups', 'saving', 'save_torch', 'load_torch',
-           'state_of', 'fit_stem', 'stem_for', 'load_start', 'start_net', 'soup_weights', 'imagenet', 'Faces',
+           'state_of', 'fit_stem', 'stem_for', 'load_start', 'start_net', 'soup_weights', 'imagenet', 'FaceLoader',
            'face_loaders', 'targets', 'ToInput', 'Taught', 'Freeze', 'has_bf16', 'cast', 'Autocast', 'DepthwiseConv',
-           'fast_depthwise', 'AverageWeights', 'SeedEpochs', 'Progress', 'SharedBatchNorm', 'Share', 'processes',
-           'plain', 'KeepState', 'write_history', 'ResumableLearner', 'make_learner', 'group_rates', 'one_cycle', 'fit',
-           'fit_calibration', 'part_metrics', 'plot_history', 'plot_confusion', 'origin', 'TrainingResult',
-           'write_artifacts', 'settle_norms', 'artifacts', 'training_result', 'differences', 'train', 'sample_of',
-           'keep_memory', 'training_header', 'unlike', 'find_state', 'check_model', 'load_classifier', 'changes',
-           'one_line', 'recorded', 'ledger_rows', 'ledger_table', 'Stopwatch', 'Resident', 'by_hand', 'bench_training']
+           'fast_depthwise', 'AverageWeights', 'SeedEpochs', 'Progress', 'DeviceLoss', 'SharedBatchNorm', 'Share',
+           'processes', 'plain', 'KeepState', 'write_history', 'ResumableLearner', 'make_learner', 'make_optimizer',
+           'group_rates', 'one_cycle', 'PlateauSchedule', 'fit', 'fit_calibration', 'part_metrics', 'plot_history',
+           'plot_confusion', 'origin', 'TrainingResult', 'write_artifacts', 'settle_norms', 'artifacts',
+           'training_result', 'differences', 'train', 'kept_epochs', 'StepTimer', 'epochs_in', 'sample_of',
+           'keep_memory', 'training_header', 'unlike', 'find_state', 'check_model', 'load_classifier', 'make_bank',
+           'changes', 'one_line', 'recorded', 'ledger_rows', 'ledger_table', 'Stopwatch', 'Resident', 'by_hand',
+           'bench_training']
 
 # %% ../nbs/04_training.ipynb #1be7c275
 @dataclass(frozen=True)
@@ -87,9 +88,10 @@ class Recipe:
     frozen: int = 0  # layer groups (the model's `GROUPS`, earliest first) that do not learn at first
     freeze_epochs: int = 0  # for so many epochs (Howard & Ruder 2018, arXiv:1801.06146)
     early_lr: float = 1.0  # rate of the earliest group, as a share of `lr`; between them in equal ratios (the same)
-    # optimiser: AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101)
+    # optimiser: AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), or SGD with Nesterov momentum of 0.9
+    optimizer: str = "adamw"  # or "sgd"
     lr: float = 2e-3  # largest learning rate
-    weight_decay: float = 0.05  # AdamW's; none on norms and biases
+    weight_decay: float = 0.05  # none on norms and biases; AdamW's stands apart from the gradient, SGD wants about 5e-4
     schedule: str = "one_cycle"  # Smith 2018 (arXiv:1803.09820); or "plateau": a tenth when validation stops improving
     warmup: float = 0.15  # one_cycle: share of the steps in which the rate rises, 0–1
     patience: int = 3  # plateau: epochs without a lower validation loss
@@ -100,11 +102,12 @@ class Recipe:
     balance: float = 0.0  # 0: images as they come, 1: every emotion drawn equally often, between: tempered
     label_smoothing: float = 0.0  # share of the target spread over all classes (Szegedy et al. 2016, arXiv:1512.00567)
     soft_labels: float = 0.0  # share of the target taken from votes (Barsoum et al. 2016, arXiv:1608.01041)
-    teachers: tuple = ()  # checkpoints to learn from; several: their mean (Hinton et al. 2015, arXiv:1503.02531)
+    teachers: tuple = ()  # a view bank, or checkpoints; several: their mean (Hinton et al. 2015, arXiv:1503.02531)
     distill: float = 0.7  # share of the target taken from the teachers
     distill_temperature: float = 2.0  # the teachers' logits are divided by it: above 1, more of their doubts
     mixup: float = 0.0  # alpha of Beta(alpha, alpha); 0: off (Zhang et al. 2018, arXiv:1710.09412)
     cutmix: float = 0.0  # the same (Yun et al. 2019, arXiv:1905.04899); with mixup, each batch draws one of the two
+    clean_frac: float = 0.0  # share of the epochs, the last ones, without mixup, cutmix and erasing, 0–1
     # augmentation, as in `augmentation.Augment`
     flip: float = 0.5
     rotation: float = 12.0
@@ -129,10 +132,10 @@ LIMITS = {
     "blur": (0.0, 8.0), "seed": (0, 2**31),
 } | dict.fromkeys(
     ("warmup", "label_smoothing", "flip", "erase", "brightness", "contrast", "ema", "small_share", "balance",
-     "class_weight_power", "soft_labels", "distill"), (0.0, 1.0))
+     "class_weight_power", "soft_labels", "distill", "clean_frac"), (0.0, 1.0))
 
 #: setting → the values it can have
-CHOICES = {"schedule": ("one_cycle", "plateau"), "channels": (0, 1, 3)}
+CHOICES = {"schedule": ("one_cycle", "plateau"), "channels": (0, 1, 3), "optimizer": ("adamw", "sgd")}
 
 
 def setting(
@@ -398,22 +401,38 @@ def imagenet(
             "Go online once, or start elsewhere: --start none, or --start with a checkpoint file.") from None
 
 # %% ../nbs/04_training.ipynb #dd76f37b
-class Faces(Dataset):
-    "A part of the data as tensors; indexed with a list it gives a whole batch at once."
+class FaceLoader:
+    "Batches of faces that lie on the training's device, shuffled there; the same seed gives the same order."
 
     def __init__(
         self,
-        part: Part,  # images uint8 [N, 48, 48] and labels int64 [N]
-        targets: Tensor | None = None,  # float32 [N, 7], what to learn in place of the labels
+        images: np.ndarray,  # uint8 [N, 48, 48]
+        targets: Tensor,  # [N, 7] float32 of Training, or [N] int64 labels
+        batch_size: int,  # faces a batch
+        shuffle: bool = False,  # in a new order each epoch, without the last incomplete batch
+        chances: np.ndarray | None = None,  # float [N], how often each is drawn; None: once an epoch
     ):
-        self.images, labels = torch.from_numpy(part.images), torch.from_numpy(part.labels).long()
-        self.targets = labels if targets is None else targets
+        device = default_device()
+        self.images, self.targets = torch.from_numpy(images).to(device), targets.to(device)
+        self.batch_size, self.shuffle = batch_size, shuffle
+        self.chances = None if chances is None else torch.from_numpy(chances).float().to(device)
 
     def __len__(self):
-        return len(self.images)
+        n = len(self.images)
+        return n // self.batch_size if self.shuffle else -(-n // self.batch_size)
 
-    def __getitem__(self, i):
-        return self.images[i], self.targets[i]
+    def order(self) -> Tensor:  # int64 [N], of the faces in an epoch
+        n, device = len(self.images), self.images.device
+        if self.chances is not None:
+            return torch.multinomial(self.chances, n, replacement=True)
+        return torch.randperm(n, device=device) if self.shuffle else torch.arange(n, device=device)
+
+    def __iter__(self):
+        "(images, index, targets) of a shuffled loader, else (images, targets)."
+        order = self.order()
+        for some in order.split(self.batch_size)[: len(self)]:
+            index = (some,) if self.shuffle else ()
+            yield self.images[some], *index, self.targets[some]
 
 
 def face_loaders(
@@ -424,16 +443,14 @@ def face_loaders(
     for name in ("Training", "PublicTest"):
         if name not in data.parts or not len(data[name].labels):
             raise TrainingError(f"{data.source} has no image in {name}. Training needs this part: give more data.")
-    size, n = recipe.batch_size, len(data["Training"].labels)
-    if size > n:
-        raise TrainingError(f"A batch of {size} is larger than the {n} images. Give a smaller one.")
-    train, valid = Faces(data["Training"], targets(data["Training"], recipe)), Faces(data["PublicTest"])
-    counts = np.bincount(data["Training"].labels, minlength=len(EMOTIONS)).astype(float)
-    chances = counts[data["Training"].labels] ** -recipe.balance
-    order = WeightedRandomSampler(chances, n) if recipe.balance else RandomSampler(train)
+    train, valid, size = data["Training"], data["PublicTest"], recipe.batch_size
+    if size > len(train):
+        raise TrainingError(f"A batch of {size} is larger than the {len(train)} images. Give a smaller one.")
+    counts = np.bincount(train.labels, minlength=len(EMOTIONS)).astype(float)
+    chances = counts[train.labels] ** -recipe.balance if recipe.balance else None
     return DataLoaders(
-        DataLoader(train, sampler=BatchSampler(order, size, drop_last=True), batch_size=None),
-        DataLoader(valid, sampler=BatchSampler(SequentialSampler(valid), 2 * size, False), batch_size=None),
+        FaceLoader(train.images, targets(train, recipe), size, True, chances),
+        FaceLoader(valid.images, torch.from_numpy(valid.labels).long(), 2 * size),
     )
 
 # %% ../nbs/04_training.ipynb #ce8ac204
@@ -458,7 +475,9 @@ class ToInput(Callback):
     def __init__(
         self,
         recipe: Recipe,  # with size and channels
+        bank: ViewBank | None = None,  # to learn from
     ):
+        self.recipe, self.bank = recipe, bank
         self.share = recipe.small_share if recipe.small_size else 0.0
         how = {k: getattr(recipe, k) for k in AUGMENTATION}
         self.large = Augment(recipe.size, recipe.channels, **how)
@@ -469,17 +488,30 @@ class ToInput(Callback):
 
     def before_fit(self):
         self.large.to(default_device()), self.small.to(default_device())
+        if self.bank is not None:
+            self.bank.to(default_device())
 
     def before_epoch(self):
         small = min(round(self.share * self.n_epoch), self.n_epoch - 1)  # the last epoch is always large
         self.augment = self.small if self.epoch < small else self.large
+        self.clean = self.epoch >= self.n_epoch - round(self.recipe.clean_frac * self.n_epoch)
+        self.augment.erase = 0.0 if self.clean else self.recipe.erase
 
     def before_batch(self):
-        x = (self.augment if self.training else self.augment.preprocess)(self.x)
-        if self.training and self.mix:
+        x = self.picture() if self.training else self.augment.preprocess(self.x)
+        if self.training and self.mix and not self.clean:
             x, y = self.mix(x, self.y)
             self.learn.yb = (y,)
         self.learn.xb = (x.contiguous(memory_format=torch.channels_last),)
+
+    def picture(self):
+        "A new picture of each face; with a bank, one of its views, and what its teachers said of it."
+        images, index = self.xb
+        draws = random_draws(len(images), images.device)
+        if self.bank is not None:
+            draws, answers = self.bank.views(index, draws, self.recipe.distill_temperature)
+            self.learn.yb = (torch.lerp(self.y, answers, self.recipe.distill),)
+        return self.augment(images, draws)
 
 # %% ../nbs/04_training.ipynb #e95bc174
 class Taught(Callback):
@@ -520,7 +552,7 @@ class Freeze(Callback):
         self.groups, self.epochs = groups, epochs
 
     def before_epoch(self):
-        self.opt.freeze_to(self.groups if self.epoch < self.epochs else 0)
+        self.opt.freeze_to(2 * self.groups if self.epoch < self.epochs else 0)  # with and without weight decay
 
 # %% ../nbs/04_training.ipynb #32fb1b60
 def has_bf16(
@@ -587,21 +619,23 @@ class AverageWeights(Callback):
         self.decay, self.soup = decay, soup
 
     def before_fit(self):
-        self.averaged = AveragedModel(self.model, multi_avg_fn=self.average, use_buffers=True)
+        self.steps, self.averaged = 0, copy.deepcopy(self.model)
+        pairs = list(zip(self.averaged.state_dict().values(), self.model.state_dict().values(), strict=True))
+        self.floats = [list(p) for p in zip(*(p for p in pairs if p[0].is_floating_point()), strict=True)]
+        self.counts = [p for p in pairs if not p[0].is_floating_point()]
 
     @torch.no_grad()
-    def average(self, mean, now, n):
-        d = min(self.decay, (1 + n) / (10 + n))  # as TensorFlow's ExponentialMovingAverage with num_updates
-        for m, w in zip(mean, now, strict=True):
-            m.lerp_(w, 1 - float(d)) if m.is_floating_point() else m.copy_(w)
-
     def after_batch(self):
         if self.training:
-            self.averaged.update_parameters(self.model)
+            d = min(self.decay, (1 + self.steps) / (10 + self.steps))  # as TensorFlow's, with num_updates
+            torch._foreach_lerp_(*self.floats, 1 - d)
+            self.steps += 1
 
     @torch.no_grad()
     def before_validate(self):
-        self.kept = copy.deepcopy(self.averaged.module) if self.soup else self.averaged.module
+        for mean, now in self.counts:
+            mean.copy_(now)
+        self.kept = copy.deepcopy(self.averaged) if self.soup else self.averaged
         for name, value in self.kept.state_dict().items():
             for i, other in enumerate(self.soup):
                 if value.is_floating_point():
@@ -632,20 +666,33 @@ class Progress(Callback):
 
     def before_train(self):
         self.hits, self.seen, self.total, self.start = 0, 0, 0.0, time.time()
+        self.shown = self.start
         name = f"epoch {self.epoch + 1}/{self.n_epoch}"
         self.bar = tqdm(total=len(self.dls.train), desc=name, leave=False, disable=None)
 
     def after_batch(self):
         if not self.training:
             return
-        self.hits += (self.pred.argmax(1) == self.y.argmax(1)).sum().item()
+        self.hits += (self.pred.argmax(1) == self.y.argmax(1)).sum()
         self.seen += len(self.y)
-        self.total += self.loss.item() * len(self.y)
-        self.bar.set_postfix(loss=f"{self.total / self.seen:.3f}", acc=f"{self.hits / self.seen:.1%}", refresh=False)
+        self.total += self.loss.detach() * len(self.y)
         self.bar.update()
+        if not self.bar.disable and time.time() - self.shown > 0.5:
+            loss, acc = float(self.total) / self.seen, float(self.hits) / self.seen
+            self.bar.set_postfix(loss=f"{loss:.3f}", acc=f"{acc:.1%}", refresh=False)
+            self.shown = time.time()
 
     def after_train(self):
         self.bar.close()
+
+
+class DeviceLoss(AvgSmoothLoss):
+    "fastai's running loss of the training, without waiting for the device."
+
+    def accumulate(self, learn):
+        self.count += 1
+        loss = learn.loss.detach().mean()
+        self.val = loss + (self.val - loss) * self.beta
 
 # %% ../nbs/04_training.ipynb #80352c5e
 class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -728,6 +775,7 @@ class KeepState(Callback):
     "Record every epoch, remember the best, save all it takes to go on."
 
     order = 70  # after the recorder and the schedule
+    interval = 30.0  # least seconds between two validations, states and log lines; plateau: each epoch has its own
 
     def __init__(
         self,
@@ -741,6 +789,7 @@ class KeepState(Callback):
         self.out, self.header, self.state, self.sample, self.log, self.first = out, header, state, sample, log, first
         self.history, self.best = (state["history"], state["best"]) if state else ([], None)
         self.problem = None  # why it ended early
+        self.saved = self.checked = 0.0  # when, on the monotonic clock
 
     @property
     def path(self) -> Path:
@@ -757,35 +806,54 @@ class KeepState(Callback):
         callbacks = self.learn.cbs
         self.bar, self.feed = (next(c for c in callbacks if isinstance(c, k)) for k in (Progress, ToInput))
         self.average = next((c for c in callbacks if isinstance(c, AverageWeights)), None)
-        self.plateau = next((c for c in callbacks if isinstance(c, ReduceLROnPlateau)), None)
+        self.plateau = next((c for c in callbacks if isinstance(c, PlateauSchedule)), None)
+        self.began = time.monotonic()
         if self.state:
             self.learn.model.load_state_dict(self.state["net"])
-            optimiser = to_device(self.state["optimiser"]["state"], default_device())
-            self.learn.opt.load_state_dict(dict(state=optimiser, hypers=L(self.state["optimiser"]["hypers"])))
+            self.learn.opt.load_state_dict(self.state["optimiser"])
             if self.average is not None:
-                self.average.averaged.load_state_dict(self.state["average"])
+                self.average.steps = self.state["average"]["steps"]
+                self.average.averaged.load_state_dict(self.state["average"]["net"])
             if self.plateau is not None:
                 self.plateau.best, self.plateau.wait = self.state["plateau"]
 
     def after_batch(self):
-        if self.training and not torch.isfinite(self.loss):
+        if self.training and time.monotonic() - self.checked > 1:
+            self.check_loss()
+
+    def after_train(self):
+        self.check_loss()
+
+    def check_loss(self):
+        "End a training whose loss is no number any more."
+        self.checked = time.monotonic()
+        if not np.isfinite(loss := float(self.bar.total)):
             before = f" From what it had learned before: --start {self.path}." if self.path.exists() else ""
-            self.stop(f"The loss became {self.loss.item()} in epoch {self.epoch + 1}. Begin again with a smaller lr "
+            self.stop(f"The loss became {loss} in epoch {self.epoch + 1}. Begin again with a smaller lr "
                       f"and another --out.{before}")
 
+    def before_validate(self):
+        late = time.monotonic() - self.saved >= self.interval
+        self.due = late or self.plateau is not None or self.epoch + 1 == self.n_epoch
+        if not self.due:
+            raise CancelValidException
+
     def after_epoch(self):
+        if not self.due:
+            return
         net = self.average.kept if self.average is not None else self.model
         train_acc = self.measure(net)
         valid_loss, valid_acc, valid_f1 = (float(v) for v in self.recorder.final_record[-3:])
         row = dict(zip(HISTORY, (
             self.epoch + 1, self.feed.augment.preprocess.size, float(self.opt.hypers[-1]["lr"]),
-            self.bar.total / self.bar.seen, train_acc, valid_loss, valid_acc, valid_f1,
-            time.time() - self.bar.start), strict=True))
+            float(self.bar.total) / self.bar.seen, train_acc, valid_loss, valid_acc, valid_f1,
+            time.monotonic() - self.began), strict=True))
         self.history.append(row)
-        mark = ""
-        if self.best is None or (row["size"], valid_acc) > (self.best["size"], self.best["valid_acc"]):
+        mark, last = "", self.plateau is None  # one cycle ends in its best weights, a plateau may end anywhere
+        if last or self.best is None or (row["size"], valid_acc) > (self.best["size"], self.best["valid_acc"]):
             self.best = {**row, "net": {k: v.detach().cpu().clone() for k, v in net.state_dict().items()}}
-            mark = "  best so far"
+            mark = "" if last else "  best so far"
+        self.saved = self.began = time.monotonic()
         try:
             if self.first:
                 self.save()
@@ -804,7 +872,7 @@ class KeepState(Callback):
     @property
     def kept(self):
         "What there is to go on from, in words."
-        done = len(self.history)
+        done = self.history[-1]["epoch"] if self.history else 0
         return f"Epoch {done} is kept in {self.path}: go on with --resume." if self.path.exists() else ""
 
     def measure(self, net):
@@ -815,16 +883,18 @@ class KeepState(Callback):
 
     def save(self):
         "The state, complete or not at all; then the log and the curves of all epochs so far."
-        optimiser = {**self.opt.state_dict(), "hypers": [plain(h) for h in self.opt.hypers]}
+        optimiser, average = self.opt.state_dict(), self.average
+        optimiser = optimiser | {"param_groups": [plain(group) for group in optimiser["param_groups"]]}
+        averaged = average and dict(steps=average.steps, net=average.averaged.state_dict())
+        plateau = self.plateau and (float(self.plateau.best), self.plateau.wait)
         state = dict(header=self.header, epoch=self.epoch + 1, net=self.model.state_dict(), optimiser=optimiser,
-                     average=self.average.averaged.state_dict() if self.average is not None else None,
-                     plateau=(float(self.plateau.best), self.plateau.wait) if self.plateau is not None else None,
-                     history=self.history, best=self.best)
+                     average=averaged, plateau=plateau, history=self.history, best=self.best)
         save_torch(self.path, state)
         write_history(self.out, self.header["model"], self.history)
 
 # %% ../nbs/04_training.ipynb #9c4f5fb9
-#: what is recorded of each epoch; rates at its end, losses as trained with, accuracies and F1 of 0–1
+#: what is recorded of an epoch; the rate at its end, losses as trained with, accuracies and F1 of 0–1, seconds since
+#: the row before
 HISTORY = ("epoch", "size", "lr", "train_loss", "train_acc", "valid_loss", "valid_acc", "valid_macro_f1", "seconds")
 
 
@@ -867,9 +937,10 @@ def make_learner(
 ) -> Learner:
     "A fastai Learner for a recipe."
     weights = torch.from_numpy(class_weights(data["Training"].counts, recipe.class_weight_power))
-    loss = nn.CrossEntropyLoss(weight=weights, label_smoothing=recipe.label_smoothing)
-    cbs = [SeedEpochs(recipe.seed), ToInput(recipe), Autocast(), Progress(), *cbs]
-    cbs += [Taught(recipe)] if recipe.teachers else []
+    loss = nn.CrossEntropyLoss(weight=weights.to(default_device()), label_smoothing=recipe.label_smoothing)
+    bank = ViewBank.of(recipe, data["Training"])
+    cbs = [SeedEpochs(recipe.seed), ToInput(recipe, bank), Autocast(), Progress(), *cbs]
+    cbs += [Taught(recipe)] if recipe.teachers and bank is None else []
     cbs += [Share()] if dist.is_initialized() else []
     if recipe.freeze_epochs and recipe.frozen >= max(len(groups), 1):
         raise RecipeError(f"frozen {recipe.frozen} leaves nothing to learn: there are {len(groups)} layer groups.")
@@ -877,14 +948,29 @@ def make_learner(
     soup = soup_weights(net, recipe.soup)
     cbs += [AverageWeights(recipe.ema, soup)] if recipe.ema or soup else []
     dls, net = face_loaders(data, recipe), fast_depthwise(net.to(default_device(), memory_format=torch.channels_last))
-    adam = partial(Adam, eps=1e-8)  # fastai's 1e-5 is more than the gradients of many weights, and stops them
     learn = ResumableLearner(
-        dls, net, loss_func=loss, opt_func=adam, lr=recipe.lr, wd=recipe.weight_decay, wd_bn_bias=False, train_bn=False,
+        dls, net, loss_func=loss, opt_func=partial(make_optimizer, recipe=recipe), lr=recipe.lr, train_bn=False,
         splitter=lambda m: layer_groups(m, groups or [[n for n, _ in m.named_children()]]),
         metrics=[accuracy, F1Score(average="macro")], cbs=cbs)
     learn.remove_cb(ProgressCallback)
+    learn.recorder.smooth_loss = DeviceLoss()
     learn.logger = lambda *_: None
     return learn
+
+
+def make_optimizer(
+    groups: Sequence[Sequence[nn.Parameter]],  # the network's layer groups
+    lr: float,  # learning rate to begin with
+    recipe: Recipe,  # optimizer and weight_decay are used
+) -> OptimWrapper:  # two parameter groups for each layer group, with weight decay and without
+    "torch's fused optimiser, which moves all weights in one call, behind fastai's interface."
+    decays = (lambda p: p.ndim > 1, recipe.weight_decay), (lambda p: p.ndim < 2, 0.0)
+    params = [dict(params=[p for p in group if wants(p)], weight_decay=wd) for group in groups for wants, wd in decays]
+    opt = {
+        "adamw": partial(torch.optim.AdamW, betas=(0.9, 0.99), eps=1e-8),
+        "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+    }[recipe.optimizer]
+    return OptimWrapper(params, opt, lr=lr, fused=True)
 
 
 def group_rates(
@@ -903,17 +989,27 @@ def one_cycle(
     return ParamScheduler({"lr": combined_cos(warmup, rates / 25, rates, rates / 1e5)})
 
 
+class PlateauSchedule(ReduceLROnPlateau):
+    "fastai's, for torch's optimisers, whose `hypers` are copies."
+
+    def after_epoch(self):
+        TrackerCallback.after_epoch(self)
+        self.wait = 0 if self.new_best else self.wait + 1
+        if self.wait >= self.patience:
+            self.opt.set_hyper("lr", [h["lr"] / self.factor for h in self.opt.hypers])
+            self.wait = 0
+
+
 def fit(
     learn: Learner,  # from `make_learner` with the same recipe
     recipe: Recipe,  # epochs, schedule and rates are used
 ):
     "Train by the recipe's schedule."
     learn.create_opt()
-    rates = group_rates(recipe, len(learn.opt.param_lists))
-    learn.opt.set_hyper("lr", list(rates))
+    rates = group_rates(recipe, len(learn.opt.param_lists) // 2).repeat(2)  # with and without weight decay
     schedule = {
         "one_cycle": lambda: one_cycle(rates, recipe.warmup),
-        "plateau": lambda: ReduceLROnPlateau(monitor="valid_loss", patience=recipe.patience, factor=10),
+        "plateau": lambda: PlateauSchedule(monitor="valid_loss", patience=recipe.patience, factor=10),
     }[recipe.schedule]()
     learn.fit(recipe.epochs, lr=list(rates), cbs=schedule)
 
@@ -1056,11 +1152,12 @@ def write_artifacts(
     net = build_net(name, channels=recipe.channels)
     state = {k: v.half() if v.ndim > 1 else v for k, v in best["net"].items()}
     net.load_state_dict(state)
-    clf = FaceClassifier(net, Preprocess(recipe.size, recipe.channels))
+    clf = FaceClassifier(net, Preprocess(recipe.size, recipe.channels)).to(default_device())
     train, valid = data["Training"], data["PublicTest"]
     settle_norms(clf, train.images)
-    state |= {k: v for k, v in net.state_dict().items() if v.ndim < 2}
-    clf.calibration = fit_calibration(clf.logits(valid.images), valid.labels)
+    state |= {k: v.cpu() for k, v in net.state_dict().items() if v.ndim < 2}
+    calibration = fit_calibration(clf.logits(valid.images), valid.labels)
+    clf.calibration = calibration.to(default_device())
     train_acc = float((clf.logits(train.images).argmax(1) == train.labels).mean())
     metrics = part_metrics(clf.logits(valid.images), valid.labels)
     weights = class_weights(train.counts, recipe.class_weight_power)
@@ -1068,7 +1165,7 @@ def write_artifacts(
         model_state_dict=state, best_epoch=best["epoch"], best_train_acc=train_acc,
         best_test_acc=metrics["accuracy"], class_weights=torch.from_numpy(weights),
         classes=list(EMOTIONS), size=recipe.size, channels=recipe.channels,
-        calibration=clf.calibration, **keep.header, origin=origin())
+        calibration=calibration, **keep.header, origin=origin())
     files = artifacts(name, out)
     validation = {"part": "PublicTest", **metrics}
     save_torch(files[1], dict(model=name, history=keep.history, validation=validation, data=keep.header["data"]))
@@ -1092,7 +1189,7 @@ def settle_norms(
         norm.train()
     order = np.random.default_rng(0).permutation(len(faces))
     for some in np.array_split(order, max(1, len(order) // 256)):
-        clf(torch.from_numpy(faces[some]))
+        clf(torch.from_numpy(faces[some]).to(clf.calibration.device))
 
 
 def artifacts(
@@ -1131,17 +1228,26 @@ def train(
     resume: bool = False,  # go on where a stopped training with this recipe and data left off
     log=print,  # gets a line an epoch
     note: str = "",  # what is expected of it; kept in the checkpoint, for the ledger
+    minutes: float = 0.0,  # as many epochs as fit into so many minutes on this machine; 0: the recipe's
     **changes,  # settings of the model's recipe to replace, as `epochs=5`
 ) -> TrainingResult | None:  # None in the other processes of several
-    "Train a model and leave its artifacts in `out`. The epoch is chosen on PublicTest; PrivateTest is not touched."
-    recipe, out = model_recipe(model, **changes), Path(out)
+    """Train a model and leave its artifacts in `out`; PrivateTest is not touched.
+
+    The last epoch's weights are kept; with the plateau schedule, the best epoch's on PublicTest.
+    """
+    recipe, out, start = model_recipe(model, **changes), Path(out), time.monotonic()
     data = data if isinstance(data, FaceData) else load_data(data)
     if data.drawn:
         log("Training on drawn faces: good for trying things out, not for recognising anyone.")
     torch.set_flush_denormal(True)
+    torch.backends.cudnn.benchmark = True
     keep_memory()
     with processes(recipe) as first:
         log = log if first else lambda _: None
+        if minutes:
+            epochs = (kept_epochs(model, out) if resume else 0) or epochs_in(minutes * 60, model, data, recipe, start)
+            log(f"{epochs} epochs fit into {minutes:g} minutes: the same again with --epochs {epochs}.")
+            recipe = make_recipe(recipe, epochs=epochs)
         header = training_header(model, recipe, data)
         state = find_state(out / f"{model}_state.pth", header, resume, log)
         header["note"] = note or (state["header"].get("note", "") if state else "")
@@ -1163,12 +1269,88 @@ def train(
         except KeyboardInterrupt:
             log(f"Stopped. {keep.kept}")
             raise
+        except RuntimeError as e:
+            if not any(word in str(e) for word in ("out of memory", "CUDA")):
+                raise
+            why = f"The GPU gave up ({str(e).splitlines()[0]})."
+            raise TrainingError(f"{why} {keep.kept} A smaller --batch-size needs less memory.") from e
         if keep.problem:
             raise TrainingError(keep.problem)
         if first:
             write_artifacts(model, keep, data, out)
             keep.path.unlink()
             return training_result(model, out)
+
+
+def kept_epochs(
+    model: str,  # a key of `MODELS`
+    out: Path,  # folder of an earlier training
+) -> int:  # 0: there is none
+    "The number of epochs that an unfinished or finished training was given."
+    state, best = out / f"{model}_state.pth", artifacts(model, out)[0]
+    if state.is_file():
+        return load_torch(state)["header"]["recipe"]["epochs"]
+    return load_torch(best)["recipe"]["epochs"] if best.is_file() else 0
+
+
+class StepTimer(Callback):
+    "Times at least 40 training steps and 5 seconds, after 10 steps and 5 seconds in which everything settles."
+
+    order = 90
+
+    def __init__(self):
+        self.done, self.begun = 0, time.perf_counter()
+
+    def now(self):
+        if default_device().type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def after_batch(self):
+        self.done += 1
+        timing = hasattr(self, "first")
+        if self.done < (self.first + 40 if timing else 10) or time.perf_counter() - self.begun < 5:
+            return
+        if timing:
+            self.seconds = (self.now() - self.begun) / (self.done - self.first)
+            raise CancelFitException
+        self.first, self.begun = self.done, self.now()
+
+    def before_validate(self):
+        raise CancelValidException
+
+
+def epochs_in(
+    seconds: float,  # that a training may take, with all that comes before and after its epochs
+    model: str,  # a key of `MODELS`
+    data: FaceData,  # to train on
+    recipe: Recipe,  # its epochs are not used
+    start: float,  # when the time began, as of `time.monotonic`
+) -> int:  # epochs
+    """Steps are timed at each size; what fits is counted with the validations and the artifacts.
+
+    Trainings that were started together share the device by then, so each counts with its share.
+    """
+
+    def epoch_seconds(size):
+        timed = replace(recipe, size=size, small_size=0, epochs=1000, freeze_epochs=0)
+        learn = make_learner(start_net(model, timed, lambda _: None), data, timed, model_module(model).GROUPS,
+                             [timer := StepTimer()])
+        learn.fit(timed.epochs)
+        return timer.seconds * len(learn.dls.train)
+
+    large = epoch_seconds(recipe.size)
+    small = epoch_seconds(recipe.small_size) if recipe.small_size else large
+    epoch = recipe.small_share * small + (1 - recipe.small_share) * large
+    faces = len(data["PublicTest"]) + len(data["Training"]) / 8  # looked at after an epoch, at a third of a step's cost
+    look = large * faces / len(data["Training"]) / 3
+    epoch += look * (epoch / max(epoch, KeepState.interval) if recipe.schedule == "one_cycle" else 1)
+    left = 0.97 * (seconds - (time.monotonic() - start)) - 0.7 * large  # artifacts go over Training twice
+    if left < epoch:
+        least = (epoch + 0.7 * large) / 0.97 + time.monotonic() - start
+        given = f"{seconds / 60:g} minutes"
+        raise RecipeError(f"One epoch of {model} does not fit into {given} here: give at least {least / 60:.1f}.")
+    return int(left / epoch)
 
 
 def sample_of(
@@ -1278,6 +1460,41 @@ def load_classifier(
         return FaceClassifier(net, preprocess, saved["calibration"].reshape(2, len(saved["classes"]))).eval()
     except Exception as e:  # whatever stands in its place may raise anything
         raise ModelError(f"{path} is damaged: its weights and settings do not fit together. Copy it again.") from e
+
+# %% ../nbs/04_training.ipynb #ba3a3cf7
+@torch.inference_mode()
+def make_bank(
+    teachers: Sequence[str | Path],  # checkpoints
+    data: FaceData,  # Training is looked at
+    views: int = 16,  # of each face
+    seed: int = 0,  # another seed, other views
+    log=print,  # gets a line
+    **augmentation: float,  # of the views, by the names in `VIEW_SETTINGS`; the others are those of `Recipe`
+) -> ViewBank:
+    "The mean probabilities of teachers on fixed views of every Training face."
+    part, device = data["Training"], default_device()
+    how = {k: getattr(make_recipe(Recipe(), **augmentation), k) for k in VIEW_SETTINGS}
+    classifiers = [load_classifier(path).to(device, memory_format=torch.channels_last) for path in teachers]
+    images, answers, start = torch.from_numpy(part.images).to(device), [], time.monotonic()
+    for clf in classifiers:
+        fast_depthwise(clf.net)
+        clf.augment = Augment(clf.preprocess.size, clf.preprocess.channels, flip=0.0, **how).to(device)
+
+    def probs(some, draws):
+        with cast():
+            inputs = [c.augment(some, draws).contiguous(memory_format=torch.channels_last) for c in classifiers]
+            said = [c.calibrated(x).softmax(1) for c, x in zip(classifiers, inputs, strict=True)]
+        return torch.stack(said).mean(0)
+
+    for view in range(views):
+        draws = view_draws(len(images), view, seed).to(device)
+        batches = zip(images.split(512), draws.split(512), strict=True)
+        answers.append(quantize(torch.cat([probs(*batch) for batch in batches])).cpu())
+        if view in (0, views - 1):
+            log(f"{view + 1} of {views} views of {len(images):,} faces, {time.monotonic() - start:.0f} s")
+    hashes = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in teachers]
+    about = dict(views=views, seed=seed, faces=ViewBank.hash(part), augmentation=how, teachers=hashes)
+    return ViewBank(torch.stack(answers), about)
 
 # %% ../nbs/04_training.ipynb #ccbbf3b5
 def changes(
@@ -1416,8 +1633,8 @@ def bench_training(
         watch = Stopwatch()
         learn = make_learner(start_net(model, recipe), data, recipe, groups, [watch])
         if resident:
-            x, y = next(iter(learn.dls.train))
-            x = ToInput(recipe).large(x).contiguous(memory_format=torch.channels_last)
+            x, _, y = next(iter(learn.dls.train))
+            x = ToInput(recipe).large.to(x.device)(x).contiguous(memory_format=torch.channels_last)
             learn.remove_cb(ToInput)
             learn.add_cb(Resident(x, y))
         learn.fit(1)
