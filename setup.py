@@ -52,7 +52,7 @@ setup(
     # the trained models and their figures lie in models/ at the top of the tree and travel inside the package
     packages=["fer_nb", "fer_nb.models"],
     package_dir={"fer_nb.models": "models"},
-    package_data={"fer_nb.models": ["*.onnx", "*.md", "results.json"]},
+    package_data={"fer_nb.models": ["*.onnx", "*.md", "results.json", "plan.ini", "runs.csv"]},
     python_requires=f">={cfg['min_python']},<3.13",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

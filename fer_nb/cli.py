@@ -26,9 +26,9 @@ from .core import write_beside
 
 # %% auto #0
 __all__ = ['app', 'AsJson', 'DATA_FORMS', 'MAP', 'Meanings', 'ONE_OF', 'NO_DATA', 'GO_ON', 'START', 'MINUTES', 'SET', 'VIEWS',
-           'PLAN', 'STAGE', 'MODEL_FORMS', 'PART', 'VOTES', 'WRITE', 'Tta', 'JUDGE', 'bench', 'Which', 'Threads',
+           'PLAN', 'STAGE', 'ADD', 'MODEL_FORMS', 'PART', 'VOTES', 'WRITE', 'Tta', 'JUDGE', 'bench', 'Which', 'Threads',
            'PICTURES', 'AS_IT_IS', 'WHICH', 'Model', 'MinFace', 'Threshold', 'WHERE', 'ENGINE', 'Commands', 'needs',
-           'about', 'pairs', 'data', 'train', 'recipe', 'bank', 'reproduce', 'ledger', 'models', 'evaluate',
+           'about', 'pairs', 'data', 'train', 'recipe', 'bank', 'reproduce', 'runs', 'average', 'models', 'evaluate',
            'export_models', 'bench_train', 'bench_predict', 'bench_engine', 'bench_variants', 'bench_scale',
            'named_pictures', 'rows_before', 'table_file', 'drawing_file', 'predict', 'video', 'page_file', 'start_app',
            'main']
@@ -140,7 +140,7 @@ def train(
     seed: Annotated[int, typer.Option(metavar="N", help="Same seed, same model.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help=GO_ON)] = False,
     minutes: Annotated[float, typer.Option(metavar="M", min=0, help=MINUTES)] = 0.0,
-    note: Annotated[str, typer.Option(metavar="TEXT", help="What you expect of it, for the ledger.")] = "",
+    note: Annotated[str, typer.Option(metavar="TEXT", help="What you expect of it, for fer-nb runs.")] = "",
 ):
     "Train a model, and export it."
     model_info(model)
@@ -176,7 +176,7 @@ def recipe(
     lines = (f"{name:20} {value}" for name, value in settings.items())
     typer.echo(json.dumps(settings, indent=2) if as_json else "\n".join(lines))
 
-# %% ../nbs/15_cli.ipynb #ca665df9
+# %% ../nbs/15_cli.ipynb #ff9a9090
 VIEWS = "Of the views, as in a recipe: rotation, zoom, shift, brightness, contrast, blur."
 
 
@@ -215,16 +215,35 @@ def reproduce(
 
 
 # %% ../nbs/15_cli.ipynb #a4888513
+ADD = "Add them to models/runs.csv."
+
+
 @app.command()
-def ledger(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders that --out named.")],
+def runs(
+    folders: Annotated[list[Path] | None, typer.Argument(metavar="[DIR]...", help="Folders that --out named.")] = None,
+    write: Annotated[bool, typer.Option("--write", help=ADD)] = False,
     as_json: AsJson = False,
 ):
-    "Trainings side by side, finished or not, as a Markdown table: what was changed, expected, reached."
+    "Trainings side by side, what was changed and reached: those in some folders, or all that led to what ships."
     with needs("train"):
-        from fer_nb.training import ledger_rows, ledger_table
-    rows = [row for folder in folders for row in ledger_rows(folder)]
-    typer.echo(json.dumps(rows, indent=2) if as_json else ledger_table(rows))
+        from fer_nb.training import list_runs, load_runs, runs_table, save_runs
+    rows = [row for folder in folders for row in list_runs(folder)] if folders else load_runs()
+    if write and folders:
+        save_runs(load_runs() + rows)
+    typer.echo(json.dumps(rows, indent=2) if as_json else runs_table(rows))
+
+
+@app.command()
+def average(
+    checkpoints: Annotated[list[Path], typer.Argument(metavar="CHECKPOINT...", help="best_<model>.pth of one model.")],
+    data: Annotated[Path | None, typer.Option(metavar="PATH", help=NO_DATA)] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the mean's files.")] = Path("runs/mean"),
+):
+    "The mean of the weights of several trainings of one model (a model soup), as a checkpoint."
+    with needs("train"):
+        from fer_nb.data import load_data
+        from fer_nb.training import average_checkpoints
+    typer.echo(average_checkpoints(checkpoints, load_data(data), out))
 
 # %% ../nbs/15_cli.ipynb #72f1b4d4
 @app.command()
@@ -329,7 +348,7 @@ def bench_train(
     for name in which or MODELS:
         model_info(name)
     with needs("train"):
-        from fer_nb.training import bench_training
+        from fer_nb.training import bench_training, bench_weights
     rows = []
     line = "{:18} {:>7} {:>10} {:>10} {:>10} {:>14} {:>10}"
     if not as_json:
@@ -339,8 +358,12 @@ def bench_train(
         if not as_json:
             ratios = f"{r['pipeline_cost']:.1%}", f"{r['times_by_hand']} times"
             typer.echo(line.format(name, f"{r['size']} px", r["engine"], r["resident"], r["by_hand"], *ratios))
+        rows[-1]["weights"] = bench_weights(name)
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        return typer.echo(json.dumps(rows, indent=2))
+    typer.echo("\nmilliseconds a step  fastai's Adam  fused AdamW  average, tensor by tensor  in one call")
+    for r in rows:
+        typer.echo("{:18} {:>15} {:>12} {:>26} {:>12}".format(r["model"], *r["weights"].values()))
 
 # %% ../nbs/15_cli.ipynb #a397c52f
 @bench.command("predict")

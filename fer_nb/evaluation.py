@@ -9,6 +9,7 @@ import io
 import json
 import os
 import platform
+import re
 import shlex
 import time
 import timeit
@@ -1042,7 +1043,9 @@ def own_words(
 def train_command(
     saved: dict,  # what a best_<model>.pth holds
 ) -> str:
-    "The command that trains such a model again."
+    "The command that makes such a model again: a stage of the plan, or a training with its settings."
+    if found := re.fullmatch(r"stage (\w+) of the plan", saved.get("note", "")):
+        return f"fer-nb reproduce --only {found[1]} --data {saved['data']['source']}"
     options = ("epochs", "batch_size", "size", "start", "seed")
     words = ["fer-nb", "train", saved["model"], "--data", saved["data"]["source"]]
     for key, value in changes(saved).items():
@@ -1203,10 +1206,14 @@ def repeat(
     saved: dict,  # what a best_<model>.pth holds
 ) -> str:  # Markdown
     "How a model was trained."
-    made, epoch, right = saved["origin"], saved["best_epoch"], saved["best_train_acc"]
+    made, epochs = saved["origin"], saved["recipe"]["epochs"]
     tools = ", ".join(f"{tool} {made[tool]}" for tool in ("fer_nb", "torch", "fastai", "python"))
-    return (f"    {train_command(saved)}\n\nThe best epoch on PublicTest was {epoch}; on Training it is right on "
-            f"{right:.1%}. It was made by {tools}, git commit {made['git_commit']}.")
+    how = f"    {train_command(saved)}"
+    if saved["recipe"].get("soup"):
+        how = ("It came about before the plan (`models/plan.ini`), as the mean of the weights of several trainings, "
+               "and no command makes it again; `models/runs.csv` keeps the steps.")
+    return (f"{how}\n\nOf {epochs} epochs the weights of number {saved['best_epoch']} were kept; on Training they are "
+            f"right on {saved['best_train_acc']:.1%}. It was made by {tools}, git commit {made['git_commit']}.")
 
 # %% ../nbs/09_evaluation.ipynb #12d8a6cf
 def model_card(

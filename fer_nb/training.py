@@ -25,6 +25,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")  # fastai's use of it, at import
 
@@ -37,7 +38,7 @@ from fastai.callback.tracker import ReduceLROnPlateau, TrackerCallback
 from fastai.data.core import DataLoaders
 from fastai.learner import AvgSmoothLoss, CancelEpochException, CancelFitException, CancelValidException, Learner
 from fastai.metrics import F1Score, accuracy
-from fastai.optimizer import OptimWrapper
+from fastai.optimizer import Adam, OptimWrapper
 from fastai.torch_core import default_device
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 from torch import Tensor, nn
@@ -58,18 +59,19 @@ from .data import FaceData, Part, drawn_data, drawn_faces, load_data
 from .view_bank import VIEW_SETTINGS, ViewBank, quantize
 
 # %% auto #0
-__all__ = ['AUGMENTATION', 'LIMITS', 'CHOICES', 'HISTORY', 'LEDGER', 'Recipe', 'setting', 'make_recipe', 'FaceClassifier',
+__all__ = ['AUGMENTATION', 'LIMITS', 'CHOICES', 'HISTORY', 'RUN', 'Recipe', 'setting', 'make_recipe', 'FaceClassifier',
            'model_module', 'build_net', 'model_recipe', 'layer_groups', 'saving', 'save_torch', 'load_torch',
-           'state_of', 'fit_stem', 'stem_for', 'load_start', 'start_net', 'soup_weights', 'imagenet', 'FaceLoader',
-           'face_loaders', 'targets', 'ToInput', 'Taught', 'Freeze', 'has_bf16', 'cast', 'Autocast', 'DepthwiseConv',
-           'fast_depthwise', 'AverageWeights', 'SeedEpochs', 'Progress', 'DeviceLoss', 'SharedBatchNorm', 'Share',
-           'processes', 'plain', 'KeepState', 'write_history', 'ResumableLearner', 'make_learner', 'make_optimizer',
-           'group_rates', 'one_cycle', 'PlateauSchedule', 'fit', 'fit_calibration', 'part_metrics', 'plot_history',
-           'plot_confusion', 'origin', 'TrainingResult', 'write_artifacts', 'settle_norms', 'artifacts',
-           'training_result', 'differences', 'train', 'kept_epochs', 'StepTimer', 'epochs_in', 'sample_of',
-           'keep_memory', 'training_header', 'unlike', 'find_state', 'check_model', 'load_classifier', 'make_bank',
-           'changes', 'one_line', 'recorded', 'ledger_rows', 'ledger_table', 'Stopwatch', 'Resident', 'by_hand',
-           'bench_training']
+           'state_of', 'fit_stem', 'stem_for', 'load_start', 'start_net', 'imagenet', 'FaceLoader', 'face_loaders',
+           'targets', 'ToInput', 'Taught', 'Freeze', 'has_bf16', 'cast', 'Autocast', 'DepthwiseConv', 'fast_depthwise',
+           'AverageWeights', 'SeedEpochs', 'Progress', 'DeviceLoss', 'SharedBatchNorm', 'Share', 'processes', 'plain',
+           'KeepState', 'write_history', 'ResumableLearner', 'make_learner', 'make_optimizer', 'group_rates',
+           'one_cycle', 'PlateauSchedule', 'fit', 'fit_calibration', 'part_metrics', 'plot_history', 'plot_confusion',
+           'origin', 'TrainingResult', 'write_artifacts', 'earlier_history', 'whole_history', 'settle_norms',
+           'artifacts', 'training_result', 'differences', 'train', 'kept_epochs', 'StepTimer', 'epochs_in', 'sample_of',
+           'keep_memory', 'training_header', 'named_by_content', 'known_settings', 'unlike', 'find_state',
+           'check_model', 'load_classifier', 'make_bank', 'average_checkpoints', 'changes', 'format_settings',
+           'recorded', 'list_runs', 'load_runs', 'save_runs', 'runs_table', 'Stopwatch', 'Resident', 'by_hand',
+           'bench_training', 'bench_weights']
 
 # %% ../nbs/04_training.ipynb #1be7c275
 @dataclass(frozen=True)
@@ -96,7 +98,6 @@ class Recipe:
     warmup: float = 0.15  # one_cycle: share of the steps in which the rate rises, 0–1
     patience: int = 3  # plateau: epochs without a lower validation loss
     ema: float = 0.0  # decay of the averaged weights, a step; 0: off (Polyak & Juditsky 1992)
-    soup: tuple = ()  # checkpoints whose weights are averaged with the result (Wortsman et al. 2022, arXiv:2203.05482)
     # what is to be learned
     class_weight_power: float = 1.0  # 0: no class weights, 1: full inverse frequency (notebook 03)
     balance: float = 0.0  # 0: images as they come, 1: every emotion drawn equally often, between: tempered
@@ -378,17 +379,6 @@ def start_net(
     return net
 
 
-def soup_weights(
-    net: nn.Module,  # to be averaged with them
-    files: Sequence[str],  # checkpoints
-) -> list[dict[str, Tensor]]:  # the state of each
-    "The weights of a soup; those of another kind of network are a `ModelError`."
-    others = [copy.deepcopy(net) for _ in files]
-    for other, file in zip(others, files, strict=True):
-        load_start(other, state_of(load_torch(Path(file))), ())
-    return [other.state_dict() for other in others]
-
-
 def imagenet(
     weights,  # torchvision's weights enum, `EfficientNet_B0_Weights.DEFAULT`
 ) -> dict[str, Tensor]:
@@ -496,6 +486,12 @@ class ToInput(Callback):
         self.augment = self.small if self.epoch < small else self.large
         self.clean = self.epoch >= self.n_epoch - round(self.recipe.clean_frac * self.n_epoch)
         self.augment.erase = 0.0 if self.clean else self.recipe.erase
+
+    def before_train(self):
+        torch.backends.cudnn.benchmark = True  # choose the fastest convolutions: in training all batches have one shape
+
+    def before_validate(self):
+        torch.backends.cudnn.benchmark = False
 
     def before_batch(self):
         x = self.picture() if self.training else self.augment.preprocess(self.x)
@@ -608,15 +604,12 @@ def fast_depthwise(
 
 # %% ../nbs/04_training.ipynb #61087e62
 class AverageWeights(Callback):
-    """Validate and keep an exponential moving average of the network; `decay` rises to its value in the first steps.
-
-    With a soup it is the mean of this average and the other networks that is validated and kept.
-    """
+    "Validate and keep an exponential moving average of the network; `decay` rises to its value in the first steps."
 
     order = -20  # exchange the network before anything sees it
 
-    def __init__(self, decay: float, soup: Sequence[dict[str, Tensor]] = ()):
-        self.decay, self.soup = decay, soup
+    def __init__(self, decay: float):
+        self.decay = decay
 
     def before_fit(self):
         self.steps, self.averaged = 0, copy.deepcopy(self.model)
@@ -635,12 +628,7 @@ class AverageWeights(Callback):
     def before_validate(self):
         for mean, now in self.counts:
             mean.copy_(now)
-        self.kept = copy.deepcopy(self.averaged) if self.soup else self.averaged
-        for name, value in self.kept.state_dict().items():
-            for i, other in enumerate(self.soup):
-                if value.is_floating_point():
-                    value.lerp_(other[name].to(value), 1 / (i + 2))
-        self.raw, self.learn.model = self.model, self.kept
+        self.raw, self.learn.model = self.model, self.averaged
 
     def after_validate(self):
         self.learn.model = self.raw
@@ -775,7 +763,7 @@ class KeepState(Callback):
     "Record every epoch, remember the best, save all it takes to go on."
 
     order = 70  # after the recorder and the schedule
-    interval = 30.0  # least seconds between two validations, states and log lines; plateau: each epoch has its own
+    interval = 30.0  # seconds after which a validation, a state and a log line are due; sooner if they cost little
 
     def __init__(
         self,
@@ -789,7 +777,7 @@ class KeepState(Callback):
         self.out, self.header, self.state, self.sample, self.log, self.first = out, header, state, sample, log, first
         self.history, self.best = (state["history"], state["best"]) if state else ([], None)
         self.problem = None  # why it ended early
-        self.saved = self.checked = 0.0  # when, on the monotonic clock
+        self.saved = self.checked = self.cost = 0.0  # when, on the monotonic clock; seconds that the last look took
 
     @property
     def path(self) -> Path:
@@ -833,7 +821,8 @@ class KeepState(Callback):
                       f"and another --out.{before}")
 
     def before_validate(self):
-        late = time.monotonic() - self.saved >= self.interval
+        self.looked = time.monotonic()
+        late = self.looked - self.saved >= min(self.interval, 20 * self.cost)
         self.due = late or self.plateau is not None or self.epoch + 1 == self.n_epoch
         if not self.due:
             raise CancelValidException
@@ -841,7 +830,7 @@ class KeepState(Callback):
     def after_epoch(self):
         if not self.due:
             return
-        net = self.average.kept if self.average is not None else self.model
+        net = self.average.averaged if self.average is not None else self.model
         train_acc = self.measure(net)
         valid_loss, valid_acc, valid_f1 = (float(v) for v in self.recorder.final_record[-3:])
         row = dict(zip(HISTORY, (
@@ -853,10 +842,12 @@ class KeepState(Callback):
         if last or self.best is None or (row["size"], valid_acc) > (self.best["size"], self.best["valid_acc"]):
             self.best = {**row, "net": {k: v.detach().cpu().clone() for k, v in net.state_dict().items()}}
             mark = "" if last else "  best so far"
-        self.saved = self.began = time.monotonic()
+        self.began = time.monotonic()
         try:
             if self.first:
                 self.save()
+            self.saved = time.monotonic()
+            self.cost = self.saved - self.looked
         except TrainingError as e:
             self.history.pop()
             self.stop(f"{e} {self.kept}")
@@ -902,14 +893,16 @@ def write_history(
     out: Path,  # folder to write into
     model: str,  # name of the model
     history: list[dict],  # rows as `KeepState` records them
+    earlier: Sequence[dict] = (),  # rows that led to the start; in the curves only
 ):
-    "<model>_log.csv, a row an epoch, and <model>_training_curves.png."
+    "<model>_log.csv, and <model>_training_curves.png."
     with saving(out / f"{model}_log.csv") as tmp, tmp.open("w", newline="") as f:
         rows = csv.DictWriter(f, HISTORY)
         rows.writeheader(), rows.writerows(history)
     if history:
         with saving(out / f"{model}_training_curves.png") as tmp:
-            plot_history(history, model_info(model).title).savefig(tmp, format="png")
+            rows = whole_history(dict(earlier=earlier, history=history))
+            plot_history(rows, model_info(model).title).savefig(tmp, format="png")
 
 # %% ../nbs/04_training.ipynb #8f134e49
 class ResumableLearner(Learner):
@@ -945,8 +938,7 @@ def make_learner(
     if recipe.freeze_epochs and recipe.frozen >= max(len(groups), 1):
         raise RecipeError(f"frozen {recipe.frozen} leaves nothing to learn: there are {len(groups)} layer groups.")
     cbs += [Freeze(recipe.frozen, recipe.freeze_epochs)] if recipe.freeze_epochs else []
-    soup = soup_weights(net, recipe.soup)
-    cbs += [AverageWeights(recipe.ema, soup)] if recipe.ema or soup else []
+    cbs += [AverageWeights(recipe.ema)] if recipe.ema else []
     dls, net = face_loaders(data, recipe), fast_depthwise(net.to(default_device(), memory_format=torch.channels_last))
     learn = ResumableLearner(
         dls, net, loss_func=loss, opt_func=partial(make_optimizer, recipe=recipe), lr=recipe.lr, train_bn=False,
@@ -1063,16 +1055,15 @@ def plot_history(
     history: list[dict],  # rows as `KeepState` records them
     title: str = "",  # above the picture
 ):  # matplotlib Figure
-    "Loss and accuracy of training and validation, epoch by epoch at the size trained on; the chosen epoch marked."
+    "Loss and accuracy of training and validation, at the size trained on."
     from matplotlib.figure import Figure
 
     fig = Figure(figsize=(8, 3), dpi=80, layout="constrained")
-    epochs, best = [r["epoch"] for r in history], max(history, key=lambda r: (r["size"], r["valid_acc"]))
+    epochs = [r["epoch"] for r in history]
     panels = (("loss", 1, "loss"), ("acc", 100, "accuracy, %"))
     for ax, (key, scale, unit) in zip(fig.subplots(1, 2), panels, strict=True):
         for part, name in (("train", "Training"), ("valid", "validation")):
             ax.plot(epochs, [r[f"{part}_{key}"] * scale for r in history], ".-", ms=3, label=name)
-        ax.axvline(best["epoch"], color="gray", lw=0.8, ls=":")
         ax.set(xlabel="epoch", ylabel=unit)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(fontsize=8)
@@ -1139,16 +1130,19 @@ class TrainingResult:
 
 # %% ../nbs/04_training.ipynb #b25a6b4a
 def write_artifacts(
-    name: str,  # a key of `MODELS`
-    keep: KeepState,  # of a finished fit
+    header: dict,  # of the training, as from `training_header`
+    best: dict,  # its weights under "net", and their "epoch"
+    history: list[dict],  # rows of the training
     data: FaceData,  # it was trained on
     out: Path,  # folder to write into
 ):
     """best_<model>.pth, <model>_metrics.pth, the confusion matrix as a picture, the curves, and the log.
 
     The weights of layers are kept as 16-bit floats: half the file. Whatever is measured here is measured with these.
+    Where the training started from another's file, the curves begin with the other's.
     """
-    title, best, recipe = model_info(name).title, keep.best, Recipe(**keep.header["recipe"])
+    name, recipe = header["model"], Recipe(**header["recipe"])
+    title, earlier = model_info(name).title, earlier_history(recipe.start)
     net = build_net(name, channels=recipe.channels)
     state = {k: v.half() if v.ndim > 1 else v for k, v in best["net"].items()}
     net.load_state_dict(state)
@@ -1165,15 +1159,34 @@ def write_artifacts(
         model_state_dict=state, best_epoch=best["epoch"], best_train_acc=train_acc,
         best_test_acc=metrics["accuracy"], class_weights=torch.from_numpy(weights),
         classes=list(EMOTIONS), size=recipe.size, channels=recipe.channels,
-        calibration=calibration, **keep.header, origin=origin())
+        calibration=calibration, **header, origin=origin())
     files = artifacts(name, out)
     validation = {"part": "PublicTest", **metrics}
-    save_torch(files[1], dict(model=name, history=keep.history, validation=validation, data=keep.header["data"]))
+    rows = dict(history=history, earlier=earlier)
+    save_torch(files[1], dict(model=name, **rows, validation=validation, data=header["data"]))
     with saving(files[2]) as tmp:
         figure = plot_confusion(metrics["confusion_matrix"], f"{title}, PublicTest, {metrics['accuracy']:.1%}")
         figure.savefig(tmp, format="png")
-    write_history(out, name, keep.history)
+    write_history(out, name, history, earlier)
     save_torch(files[0], checkpoint)  # last: where it lies, the training is complete
+
+
+def earlier_history(
+    start: str,  # of a recipe
+) -> list[dict]:  # empty: it began at the beginning, or nothing is known
+    "The epochs that led to the file a training started from, those before it included."
+    file = Path(start)
+    metrics = file.with_name(f"{file.stem.removeprefix('best_')}_metrics.pth")
+    return whole_history(load_torch(metrics)) if file.is_file() and metrics.is_file() else []
+
+
+def whole_history(
+    metrics: dict,  # of a training
+) -> list[dict]:  # its rows, after those that led to its start; epochs are counted on
+    "The whole way to a network."
+    before = metrics.get("earlier", [])
+    last = before[-1]["epoch"] if before else 0
+    return [*before, *({**row, "epoch": row["epoch"] + last} for row in metrics["history"])]
 
 
 @torch.no_grad()
@@ -1227,7 +1240,7 @@ def train(
     out: str | Path = "runs",  # folder for the artifacts and, while it runs, the state
     resume: bool = False,  # go on where a stopped training with this recipe and data left off
     log=print,  # gets a line an epoch
-    note: str = "",  # what is expected of it; kept in the checkpoint, for the ledger
+    note: str = "",  # what is expected of it; kept in the checkpoint, for the record of runs
     minutes: float = 0.0,  # as many epochs as fit into so many minutes on this machine; 0: the recipe's
     **changes,  # settings of the model's recipe to replace, as `epochs=5`
 ) -> TrainingResult | None:  # None in the other processes of several
@@ -1240,7 +1253,6 @@ def train(
     if data.drawn:
         log("Training on drawn faces: good for trying things out, not for recognising anyone.")
     torch.set_flush_denormal(True)
-    torch.backends.cudnn.benchmark = True
     keep_memory()
     with processes(recipe) as first:
         log = log if first else lambda _: None
@@ -1277,7 +1289,7 @@ def train(
         if keep.problem:
             raise TrainingError(keep.problem)
         if first:
-            write_artifacts(model, keep, data, out)
+            write_artifacts(header, keep.best, keep.history, data, out)
             keep.path.unlink()
             return training_result(model, out)
 
@@ -1294,27 +1306,44 @@ def kept_epochs(
 
 
 class StepTimer(Callback):
-    "Times at least 40 training steps and 5 seconds, after 10 steps and 5 seconds in which everything settles."
+    """Times at least 40 training steps and 5 seconds, after 10 steps and 5 seconds in which everything settles.
+
+    Trainings that are started together share the device. `together` is a folder of theirs and their number: each
+    begins when all are under way, and goes on until all are done.
+    """
 
     order = 90
 
-    def __init__(self):
-        self.done, self.begun = 0, time.perf_counter()
+    def __init__(self, together: str = ""):
+        folder, _, n = together.rpartition(":")
+        self.folder, self.others = Path(folder) if folder else None, int(n or 1)
+        self.steps, self.phase, self.limit = 0, "ready", time.monotonic() + 90
+
+    def all_are(self, phase):
+        "Whether all trainings have come so far; after 90 seconds nobody is waited for."
+        if self.folder is None or time.monotonic() > self.limit:
+            return True
+        (self.folder / f"{os.getpid()}.{phase}").touch()
+        return len(list(self.folder.glob(f"*.{phase}"))) >= self.others
 
     def now(self):
         if default_device().type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
+    def before_fit(self):
+        self.began = self.now()
+
     def after_batch(self):
-        self.done += 1
-        timing = hasattr(self, "first")
-        if self.done < (self.first + 40 if timing else 10) or time.perf_counter() - self.begun < 5:
-            return
-        if timing:
-            self.seconds = (self.now() - self.begun) / (self.done - self.first)
-            raise CancelFitException
-        self.first, self.begun = self.done, self.now()
+        self.steps += 1
+        if self.phase == "done":
+            if self.all_are("done"):
+                raise CancelFitException
+        elif self.steps >= (10 if self.phase == "ready" else 40) and time.perf_counter() - self.began > 5:
+            if self.phase == "ready" and self.all_are("ready"):
+                self.phase, self.steps, self.began = "timed", 0, self.now()
+            elif self.phase == "timed":
+                self.seconds, self.phase = (self.now() - self.began) / self.steps, "done"
 
     def before_validate(self):
         raise CancelValidException
@@ -1327,24 +1356,21 @@ def epochs_in(
     recipe: Recipe,  # its epochs are not used
     start: float,  # when the time began, as of `time.monotonic`
 ) -> int:  # epochs
-    """Steps are timed at each size; what fits is counted with the validations and the artifacts.
-
-    Trainings that were started together share the device by then, so each counts with its share.
-    """
+    "Steps are timed; what fits is counted with the validations and the artifacts."
 
     def epoch_seconds(size):
         timed = replace(recipe, size=size, small_size=0, epochs=1000, freeze_epochs=0)
         learn = make_learner(start_net(model, timed, lambda _: None), data, timed, model_module(model).GROUPS,
-                             [timer := StepTimer()])
+                             [timer := StepTimer(os.environ.get("FER_NB_TOGETHER", ""))])
         learn.fit(timed.epochs)
         return timer.seconds * len(learn.dls.train)
 
     large = epoch_seconds(recipe.size)
-    small = epoch_seconds(recipe.small_size) if recipe.small_size else large
+    small = large * (recipe.small_size / recipe.size) ** 2 if recipe.small_size else large  # as its pixels
     epoch = recipe.small_share * small + (1 - recipe.small_share) * large
     faces = len(data["PublicTest"]) + len(data["Training"]) / 8  # looked at after an epoch, at a third of a step's cost
     look = large * faces / len(data["Training"]) / 3
-    epoch += look * (epoch / max(epoch, KeepState.interval) if recipe.schedule == "one_cycle" else 1)
+    epoch += min(look, max(epoch / 20, look * epoch / KeepState.interval)) if recipe.schedule == "one_cycle" else look
     left = 0.97 * (seconds - (time.monotonic() - start)) - 0.7 * large  # artifacts go over Training twice
     if left < epoch:
         least = (epoch + 0.7 * large) / 0.97 + time.monotonic() - start
@@ -1376,10 +1402,28 @@ def training_header(
 ) -> dict:  # plain values
     "What a training is made from: model, recipe, data, and the contents of the files that the recipe names."
     counts = {name: data[name].counts for name in ("Training", "PublicTest") if name in data.parts}
-    files = [f for f in (recipe.start, *recipe.teachers, *recipe.soup) if Path(f).is_file()]
+    files = [f for f in (recipe.start, *recipe.teachers) if Path(f).is_file()]
     return dict(
         model=model, recipe=asdict(recipe), data=dict(source=data.source, fingerprint=data.fingerprint, counts=counts),
         files={f: hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files})
+
+
+def named_by_content(
+    header: dict,  # as from `training_header`
+) -> dict:  # setting -> value
+    "A recipe in which files are told by their contents: they may be moved, not changed."
+    def told(value):
+        return f"{Path(value).name} ({header['files'][value][:8]})" if value in header["files"] else value
+
+    recipe = {**asdict(Recipe()), **known_settings(header["recipe"])}  # later settings have their defaults
+    return {k: tuple(map(told, v)) if isinstance(v, tuple | list) else told(v) for k, v in recipe.items()}
+
+
+def known_settings(
+    recipe: dict,  # of a file, perhaps an older one
+) -> dict:
+    "The settings of a recipe that still exist."
+    return {f.name: recipe[f.name] for f in fields(Recipe) if f.name in recipe}
 
 
 def unlike(
@@ -1387,8 +1431,7 @@ def unlike(
     header: dict,  # of one about to start
 ) -> str:  # empty if they are made from the same
     "What differs between two trainings, in words."
-    recipe = {**asdict(Recipe()), **saved["recipe"]}  # settings that came after the earlier one have their defaults
-    differs = differences({**recipe, **saved["files"]}, {**header["recipe"], **header["files"]})
+    differs = differences(named_by_content(saved), named_by_content(header))
     if saved["data"]["fingerprint"] == header["data"]["fingerprint"]:
         return differs
     faces = f"data {saved['data']['source']}, not the same faces as {header['data']['source']}"
@@ -1461,7 +1504,7 @@ def load_classifier(
     except Exception as e:  # whatever stands in its place may raise anything
         raise ModelError(f"{path} is damaged: its weights and settings do not fit together. Copy it again.") from e
 
-# %% ../nbs/04_training.ipynb #ba3a3cf7
+# %% ../nbs/04_training.ipynb #a7b6e82b
 @torch.inference_mode()
 def make_bank(
     teachers: Sequence[str | Path],  # checkpoints
@@ -1496,16 +1539,37 @@ def make_bank(
     about = dict(views=views, seed=seed, faces=ViewBank.hash(part), augmentation=how, teachers=hashes)
     return ViewBank(torch.stack(answers), about)
 
+# %% ../nbs/04_training.ipynb #913f33d6
+def average_checkpoints(
+    files: Sequence[str | Path],  # best_<model>.pth of one model, with its metrics beside the first
+    data: FaceData,  # they were trained on: batch norms and calibration are fitted anew
+    out: str | Path,  # folder for the artifacts
+) -> TrainingResult:
+    "The mean of the weights of checkpoints, as artifacts; those of another network are a `ModelError`."
+    files = [Path(file) for file in files]
+    clfs, saved = [load_classifier(file) for file in files], load_torch(files[0])
+    kinds = {(type(c.net), c.preprocess.size, c.preprocess.channels) for c in clfs}
+    states = [c.net.state_dict() for c in clfs]
+    if len(kinds) > 1 or len({tuple(s) for s in states}) > 1:
+        raise ModelError("Only checkpoints of one network with one input size have a mean. Name files of one model.")
+    mean = {k: torch.stack([s[k] for s in states]).float().mean(0) for k in states[0]}
+    hashes = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    header = {k: saved[k] for k in ("model", "recipe", "data")} | dict(files=hashes, note="the mean of several")
+    header["recipe"] = known_settings(saved["recipe"])
+    history = load_torch(artifacts(saved["model"], files[0].parent)[1])["history"]
+    write_artifacts(header, dict(net=mean, epoch=saved["best_epoch"]), history, data, Path(out))
+    return training_result(saved["model"], Path(out))
+
 # %% ../nbs/04_training.ipynb #ccbbf3b5
 def changes(
     saved: dict,  # a checkpoint, or the header of a state
 ) -> dict[str, str]:  # setting -> its value as `--set` takes it; empty: the recipe as it is
     "How a training's recipe differs from the one in the code."
-    now, then = (asdict(model_recipe(saved["model"], **r)) for r in ({}, saved["recipe"]))
+    now, then = (asdict(model_recipe(saved["model"], **r)) for r in ({}, known_settings(saved["recipe"])))
     return {k: ",".join(v) if isinstance(v, tuple) else str(v) for k, v in then.items() if v != now[k]}
 
 
-def one_line(
+def format_settings(
     settings: dict,  # as from `changes`
 ) -> str:
     "epochs=26 lr=0.001"
@@ -1524,25 +1588,29 @@ def recorded(
              f"Training {best['best_train_acc']:.1%}; epoch {best['best_epoch']} of {best['recipe']['epochs']}"]
     lines += [f"  {e:9}" + "  ".join(f"{k} {r[k]:.2f}" for k in ("precision", "recall", "f1")) + f"  of {r['support']}"
               for e, r in v["per_class"].items()]
-    return "\n".join([*lines, f"trained with {one_line(changes(best)) or 'the recipe as it is'}"])
+    return "\n".join([*lines, f"trained with {format_settings(changes(best)) or 'the recipe as it is'}"])
 
 # %% ../nbs/04_training.ipynb #50dca19f
-def ledger_rows(
+#: columns of a run: among them the settings that differ from the model's recipe, the epochs done and planned, and the
+#: figures of one view of PublicTest
+RUN = ("model", "note", "changes", "done", "epochs", "size", "minutes", "accuracy", "macro_f1", "disgust_f1")
+
+
+def list_runs(
     folder: str | Path,  # of one or several trainings
-) -> list[dict]:  # with figures of one look at PublicTest, 0-1; an unfinished training has no `disgust_f1` yet
-    "What each training in a folder changed, expected and reached; a folder without any is a `TrainingError`."
+) -> list[dict]:  # by `RUN`; figures of 0–1, and None for `disgust_f1` where a training is not finished
+    "What each training in a folder changed and reached; a folder without any is a `TrainingError`."
     rows = []
 
-    def add(saved, history, size, accuracy, macro_f1, disgust_f1=None):
+    def add(saved, history, size, *figures):
         minutes = round(sum(r["seconds"] for r in history) / 60, 1)
-        rows.append(dict(
-            model=saved["model"], expected=saved.get("note", ""), changes=changes(saved), done=len(history),
-            epochs=saved["recipe"]["epochs"], size=size, minutes=minutes, accuracy=accuracy, macro_f1=macro_f1,
-            disgust_f1=disgust_f1))
+        words = saved["model"], saved.get("note", ""), format_settings(changes(saved))
+        counts = history[-1]["epoch"], saved["recipe"]["epochs"], size, minutes
+        rows.append(dict(zip(RUN, (*words, *counts, *figures), strict=True)))
 
     for saved in map(load_torch, sorted(Path(folder).glob("*_state.pth"))):
         best = saved["best"]
-        add(saved["header"], saved["history"], best["size"], best["valid_acc"], best["valid_macro_f1"])
+        add(saved["header"], saved["history"], best["size"], best["valid_acc"], best["valid_macro_f1"], None)
     for path in sorted(Path(folder).glob("best_*.pth")):
         saved, metrics = load_torch(path), load_torch(path.with_name(f"{path.stem[5:]}_metrics.pth"))
         v = metrics["validation"]
@@ -1552,18 +1620,35 @@ def ledger_rows(
     return rows
 
 
-LEDGER = ("model", "expected", "changed in the recipe", "epochs", "size", "minutes", "PublicTest", "macro F1",
-          "disgust F1")
+def load_runs() -> list[dict]:  # by `RUN`
+    "The record in `models_dir()`."
+    with (models_dir() / "runs.csv").open(newline="", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    whole, real = ("done", "epochs", "size"), ("minutes", "accuracy", "macro_f1", "disgust_f1")
+    number = dict.fromkeys(whole, int) | dict.fromkeys(real, float)
+    return [{k: number.get(k, str)(v) if v or k not in number else None for k, v in row.items()} for row in rows]
 
 
-def ledger_table(
-    rows: Sequence[dict],  # of `ledger_rows`
+def save_runs(
+    rows: Sequence[dict],  # by `RUN`
+):
+    "Write the record anew, complete or not at all."
+    with saving(models_dir() / "runs.csv") as tmp, tmp.open("w", newline="", encoding="utf-8") as f:
+        table = csv.DictWriter(f, RUN, lineterminator="\n")
+        table.writeheader()
+        table.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+
+
+def runs_table(
+    rows: Sequence[dict],  # by `RUN`
 ) -> str:  # Markdown
-    "Trainings side by side; the figures are those of one look, without test-time augmentation."
-    lines = [LEDGER, ["---"] * len(LEDGER)]
+    "Trainings side by side; the figures are those of one view, without test-time augmentation."
+    names = ["model", "note", "changed in the recipe", "epochs", "size", "minutes"]
+    names += ["PublicTest", "macro F1", "disgust F1"]
+    lines = [names, ["---"] * len(names)]
     for r in rows:
-        figures = ("" if r[k] is None else f"{r[k]:.1%}" for k in ("accuracy", "macro_f1", "disgust_f1"))
-        words = r["model"], r["expected"].replace("|", "/"), one_line(r["changes"])
+        figures = ("" if r[k] is None else f"{r[k]:.1%}" for k in RUN[-3:])
+        words = r["model"], r["note"].replace("|", "/"), r["changes"]
         lines.append([*words, f"{r['done']} of {r['epochs']}", f"{r['size']} px", f"{r['minutes']:.0f}", *figures])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -1649,3 +1734,37 @@ def bench_training(
     return dict(model=model, size=recipe.size, **{k: round(v, 1) for k, v in rates.items()},
                 pipeline_cost=round(1 - rates["engine"] / rates["resident"], 3),
                 times_by_hand=round(rates["engine"] / rates["by_hand"], 2))
+
+# %% ../nbs/04_training.ipynb #3ff278ae
+def bench_weights(
+    model: str,  # a key of `MODELS`
+    repeat: int = 20,  # steps that are timed
+) -> dict[str, float]:  # milliseconds a step, the fastest
+    "What moving and averaging the weights of a model costs here, in one call and tensor by tensor."
+    net = build_net(model).to(default_device())
+    for p in net.parameters():
+        p.grad = torch.randn_like(p) * 1e-3
+    average = AverageWeights(0.99)
+    average.learn = SimpleNamespace(model=net, training=True)
+    average.before_fit()
+
+    def one_by_one():
+        with torch.no_grad():
+            for mean, now in zip(*average.floats, strict=True):
+                mean.lerp_(now, 0.01)
+
+    def best_ms(step):
+        times = []
+        for _ in range(repeat + 3):
+            start = time.perf_counter()
+            step()
+            if default_device().type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        return round(1000 * min(times), 2)
+
+    params = [list(net.parameters())]
+    return dict(
+        fastai_adam=best_ms(Adam(params, lr=1e-9, eps=1e-8).step),
+        fused_adamw=best_ms(make_optimizer(params, 1e-9, Recipe()).step),
+        average_one_by_one=best_ms(one_by_one), average_in_one_call=best_ms(average.after_batch))

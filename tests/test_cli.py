@@ -61,7 +61,8 @@ def test_help_names_every_command():
     result = fer_nb("--help")
     assert result.exit_code == 0
     for command in (
-        "data", "train", "recipe", "ledger", "models", "evaluate", "export", "predict", "video", "app", "bench"
+        "data", "train", "recipe", "bank", "reproduce", "runs", "average", "models", "evaluate", "export", "predict",
+        "video", "app", "bench",
     ):
         assert f" {command} " in result.output
         assert fer_nb(command, "--help").exit_code == 0
@@ -224,10 +225,10 @@ def test_a_setting_changes_the_training_and_a_wrong_one_is_named(faces, tmp_path
 
     recipe = load_torch(tmp_path / "best_custom_cnn.pth")["recipe"]
     assert (recipe["lr"], recipe["size"], recipe["epochs"]) == (0.005, 24, 1)
-    (row,) = json.loads(fer_nb("ledger", tmp_path, "--json").stdout)
-    assert row["changes"] == dict(epochs="1", batch_size="16", size="24", lr="0.005", small_size="0")
+    (row,) = json.loads(fer_nb("runs", tmp_path, "--json").stdout)
+    assert row["changes"] == "epochs=1 batch_size=16 size=24 small_size=0 lr=0.005"
     assert row["accuracy"] == load_torch(tmp_path / "best_custom_cnn.pth")["best_test_acc"]
-    assert f" {row['accuracy']:.1%} " in fer_nb("ledger", tmp_path).stdout
+    assert f" {row['accuracy']:.1%} " in fer_nb("runs", tmp_path).stdout
     assert "Did you mean lr" in one_line(fer_nb("train", "custom_cnn", *quick, "--set", "lrr=1"))
     assert "NAME=VALUE" in one_line(fer_nb("train", "custom_cnn", *quick, "--set", "lr"))
     assert "cannot start from" in one_line(fer_nb("train", "custom_cnn", *quick, "--start", "imagenet"))

@@ -171,7 +171,7 @@ def files(kind):
 
 READ = {"pictures": read_picture, "data": read_data, "models": read_model, "films": read_film}
 
-COMMANDS = "predict video data train evaluate export recipe models ledger".split()
+COMMANDS = "predict video data train evaluate export recipe models runs average bank".split()
 WORDS = [*COMMANDS, *"""--json --csv --tta --data --set --size --epochs --model --start --resume --part --out --help
 --version --min-face --threshold --annotate custom_cnn resnet18 efficientnet_b0 face.png none.png lr=0.1 lr=nan lr=1e999
 epochs=-1 epochs=1.5 mixup=x size=0 = a=b=c 0 -1 1e9 nan test PublicTest out . - * [ ä 📷 ../..""".split(), "", "\0",
@@ -188,8 +188,8 @@ def run_command(rng):
     import fer_nb.training
 
     fer_nb.data.load_data = few_faces
-    fer_nb.training.train = lambda model, data, out, resume, log, note, **changes: fer_nb.training.model_recipe(
-        model, **changes) and None
+    fer_nb.training.train = lambda model, data, out, resume, log, note, minutes, **changes: (
+        fer_nb.training.model_recipe(model, **changes) and None)
     fer_nb.evaluation.evaluate = fer_nb.evaluation.write_results = fer_nb.evaluation.measure = nothing_to_say
     if not Path("face.png").exists():
         Path("face.png").write_bytes(picture("PNG"))

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from fer_nb.cli import app
 from fer_nb.core import EMOTIONS, ModelError, RecipeError, TrainingError
 from fer_nb.data import drawn_data, load_data
-from fer_nb.training import load_torch, train
+from fer_nb.training import KeepState, load_torch, train
 
 HOW = dict(epochs=4, batch_size=16, size=24, small_size=0, ema=0.9, mixup=0.2, cutmix=0.5)
 server = multiprocessing.get_context("forkserver")
@@ -30,11 +30,13 @@ server.set_forkserver_preload(["fer_nb.training"])
 def nothing_to_import_again(monkeypatch):
     "A child imports the parent's main module; Streamlit's tests leave a page there."
     monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
+    monkeypatch.setattr(KeepState, "interval", 0)  # a state and a line of the log after each epoch
 
 
 def run(out, how):
     "One training in a process of its own; goes on where the one before it was killed."
     torch.set_num_threads(1)
+    KeepState.interval = 0
     train("custom_cnn", drawn_data(350), out=out, resume=True, log=lambda _: None, **how)
 
 
@@ -79,6 +81,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(schedule, times, tm
 def full_disk(out):
     "The state grows past what this process may write, as on a full disk."
     torch.set_num_threads(1)
+    KeepState.interval = 0
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
     def after_two_epochs(line):
