@@ -3,11 +3,12 @@
 # make docs     the documentation's site in _docs         make dist   wheel and sdist, each tried in an empty environment
 # make readme   README.md from nbs/index.ipynb            make licences   LICENCES.md from what is installed
 # make fuzz     bent files and command lines, an hour     make two    one training on two processes
+# make models   the models that ship, by models/plan.ini: minutes on a GPU, days on two cores; FER2013 names the archive
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install app test lab readme docs licences dist fuzz two
+.PHONY: help install app test lab readme docs licences dist fuzz two models
 
 # the first Python from 3.10 to 3.12 that works (MediaPipe has no build for later ones); or make PYTHON=/path/to/python3.11
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -88,3 +89,11 @@ two: export OMP_NUM_THREADS = 1
 two: .venv/.dev
 	@$(BIN)/accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		$(BIN)/fer-nb train custom_cnn --epochs 1 --batch-size 32 --out runs/two
+
+models: .venv/.dev
+	@test -n "$(FER2013)" || { echo "make models FER2013=/path/to/fer2013.zip: the models are made from it."; exit 1; }
+	@$(BIN)/fer-nb reproduce --data "$(FER2013)" --out runs/plan
+	@for m in custom_cnn mobilenet_v3 efficientnet_b0 resnet18; do \
+		cp runs/plan/$$m/best_$$m.pth runs/plan/$$m/$${m}_*.pth runs/plan/$$m/$${m}_*.png models/; done
+	@$(BIN)/fer-nb export models/best_*.pth --data "$(FER2013)"
+	@$(BIN)/fer-nb evaluate --all --write --data "$(FER2013)"
