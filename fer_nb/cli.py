@@ -5,6 +5,7 @@
 # %% ../nbs/15_cli.ipynb #a7e03007
 from __future__ import annotations
 
+import codecs
 import csv
 import glob
 import json
@@ -21,25 +22,32 @@ import typer
 from typer.core import TyperGroup
 
 import fer_nb
-from .core import MODELS, PEERS, FerError, RecipeError, default_model, model_info, models_dir, shipped_models
-from .core import write_beside
+from .core import MODELS, PEERS, FerError, RecipeError, brief, default_model, model_info, models_dir
+from .core import shipped_models, system_libraries, write_beside
 
 # %% auto #0
-__all__ = ['app', 'AsJson', 'DATA_FORMS', 'MAP', 'Meanings', 'ONE_OF', 'NO_DATA', 'GO_ON', 'START', 'MINUTES', 'SET', 'VIEWS',
-           'PLAN', 'STAGE', 'MODEL_FORMS', 'PART', 'VOTES', 'WRITE', 'Tta', 'JUDGE', 'bench', 'Which', 'Threads',
-           'PICTURES', 'AS_IT_IS', 'WHICH', 'Model', 'MinFace', 'Threshold', 'WHERE', 'ENGINE', 'Commands', 'needs',
-           'about', 'pairs', 'data', 'train', 'recipe', 'bank', 'reproduce', 'ledger', 'models', 'evaluate',
+__all__ = ['UsageError', 'app', 'AsJson', 'DATA_FORMS', 'MAP', 'Meanings', 'ONE_OF', 'NO_DATA', 'GO_ON', 'START', 'MINUTES',
+           'SET', 'VIEWS', 'PLAN', 'STAGE', 'MODEL_FORMS', 'PART', 'VOTES', 'WRITE', 'Tta', 'JUDGE', 'bench', 'Which',
+           'Threads', 'PICTURES', 'AS_IT_IS', 'WHICH', 'Model', 'MinFace', 'Threshold', 'WHERE', 'ENGINE', 'Commands',
+           'needs', 'about', 'pairs', 'data', 'train', 'recipe', 'bank', 'reproduce', 'ledger', 'models', 'evaluate',
            'export_models', 'bench_train', 'bench_predict', 'bench_engine', 'bench_variants', 'bench_scale',
            'named_pictures', 'rows_before', 'table_file', 'drawing_file', 'predict', 'video', 'page_file', 'start_app',
-           'main']
+           'original', 'prepare_streams', 'main']
 
 # %% ../nbs/15_cli.ipynb #48250e3f
+UsageError = typer.BadParameter.__base__  # click's, or that of the copy of click which typer brings
+
+
 class Commands(TyperGroup):
     "A group of commands that end a mistake with one line, and Ctrl-C with none."
 
     def invoke(self, ctx):
         try:
-            return super().invoke(ctx)
+            with system_libraries():
+                return super().invoke(ctx)
+        except UsageError as e:
+            e.message = brief(e.message)
+            raise
         except FerError as e:
             typer.echo(f"error: {e}", err=True)
             raise typer.Exit(2) from None
@@ -644,8 +652,31 @@ def start_app():
     streamlit(["run", str(page_file())], prog_name="streamlit")
 
 
+def original(
+    problem: UnicodeError,  # of a character that the output's code page lacks
+) -> tuple[str | bytes, int]:  # what to write, and where to go on
+    "A byte of a file's name as it was; for anything else a question mark."
+    one = problem.object[problem.start]
+    return bytes([ord(one) - 0xDC00]) if "\udc80" <= one <= "\udcff" else "?", problem.start + 1
+
+
+codecs.register_error("original", original)
+
+
+def prepare_streams():
+    "A standard stream that is closed leads nowhere, else the next file would get its number; none stops at a name."
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))
+    sys.stdin.reconfigure(errors=AS_IT_IS)
+    sys.stdout.reconfigure(errors="original")
+
+
 def main():
     "The `fer-nb` command."
-    for stream in (sys.stdin, sys.stdout):
-        stream.reconfigure(errors=AS_IT_IS)
+    prepare_streams()
     app(prog_name="fer-nb")

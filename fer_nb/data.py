@@ -585,9 +585,9 @@ def cache_name(
 def cache_folders(path: Path) -> list[Path]:
     "Where a cache may lie: beside the source unless that is marked read-only, else in the user's cache folder."
     beside = path.resolve().parent
-    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fer_nb"
+    users = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "fer_nb"
     writable = os.access(beside, os.W_OK) and beside.stat().st_mode & 0o222  # the mark holds for root as well
-    return [beside, users] if writable else [users]
+    return [beside] * bool(writable) + [users] * users.is_absolute()  # an unknown user has no home
 
 # %% ../nbs/01_data_exploration.ipynb #57229568
 def write_cache(data: FaceData, file: Path) -> None:
@@ -1146,7 +1146,7 @@ def load_data(
         raise DataError("FER+ votes alone are no data set. Give fer2013.csv with them.")
     if not path:
         return drawn_data()
-    path, votes = Path(path).expanduser(), votes and Path(votes).expanduser()
+    path, votes = Path(os.path.expanduser(path)), votes and Path(os.path.expanduser(votes))
     for p in filter(None, (path, votes)):
         if not p.exists():
             raise DataError(f"There is no file or folder {p}. {GET_IT}")

@@ -5,27 +5,30 @@
 # %% ../nbs/11_faces.ipynb #9d087e01
 from __future__ import annotations
 
+import importlib
 import io
 import math
 import os
 import sys
 import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from .core import ImageError
+from .core import FerError, ImageError, after_fork, system_libraries
 from .data import MAX_PIXELS, as_seen
 
 # %% auto #0
 __all__ = ['USABLE', 'Picture', 'View', 'LONGEST', 'SHORT_RANGE', 'FULL_RANGE', 'FRAME_SIDE', 'FRAME_SHIFT', 'decoded',
-           'from_array', 'load_image', 'quiet', 'new_detector', 'borrowed', 'Face', 'reduced', 'detect', 'parts',
-           'shared', 'each_once', 'bordered', 'plausible', 'find_faces', 'frame', 'window', 'crop_face']
+           'from_array', 'load_image', 'quiet', 'NotYet', 'left_out', 'new_detector', 'borrowed', 'Face', 'reduced',
+           'detect', 'parts', 'shared', 'each_once', 'bordered', 'plausible', 'find_faces', 'frame', 'window',
+           'crop_face']
 
 # %% ../nbs/11_faces.ipynb #d20cea03
 # Pillow's, on harmless faults of the metadata; once, because catch_warnings is not safe among threads
@@ -109,26 +112,61 @@ _turning = threading.Lock()
 @contextmanager
 def quiet():
     "Turn aside what C++ libraries write to standard error while this block runs."
-    with _turning:  # two at once would restore each other's
-        sys.stderr.flush()
-        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(nowhere)
+    with _turning, ExitStack() as after:  # two at once would restore each other's
+        if sys.__stderr__:  # else it was closed from the start, and 2 may be the number of any file
+            if sys.stderr:
+                sys.stderr.flush()
+            kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+            after.callback(os.close, nowhere)
+            after.callback(os.close, kept)
+            after.callback(os.dup2, kept, 2)
+            os.dup2(nowhere, 2)
+        yield
+
+# %% ../nbs/11_faces.ipynb #e2bcf123
+class NotYet(ModuleType):
+    "A module that is imported when something in it is first asked for."
+
+    def __getattr__(self, name):
+        if sys.modules.get(self.__name__) is self:  # still inside `left_out`
+            raise AttributeError(name)
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+@contextmanager
+def left_out(
+    *names: str,  # modules, the outer before the inner
+):
+    "Inside, nobody's import of these modules costs anything. Those that are there already stay."
+    absent = {name: NotYet(name) for name in names if name not in sys.modules}
+    sys.modules.update(absent)
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 # %% ../nbs/11_faces.ipynb #d06cf92e
 _idle: dict[int, list] = {0: [], 1: []}
+_turns = threading.BoundedSemaphore(os.cpu_count() or 1)
+_first = 0  # number of the process that looked for a face first
 
+
+def _renew() -> list:
+    "In a forked process: no lock is held, nothing is idle."
+    global _idle, _turning, _turns
+    before, _idle = _idle, {0: [], 1: []}
+    _turning, _turns = threading.Lock(), threading.BoundedSemaphore(os.cpu_count() or 1)
+    return [before]
+
+
+after_fork(_renew)
 
 def new_detector(
     model: int,  # 0 short range, 1 full range
 ):
     "A MediaPipe face detector that has already said what it has to say."
-    with quiet():
+    with quiet(), system_libraries(), left_out("matplotlib", "matplotlib.pyplot"):
         from mediapipe.python.solutions.face_detection import FaceDetection
 
         detector = FaceDetection(model_selection=model)
@@ -141,12 +179,18 @@ def borrowed(
     model: int,  # 0 short range, 1 full range
 ):
     "A detector for the time of the block. One that raised does not come back."
-    try:
-        detector = _idle[model].pop()
-    except IndexError:
-        detector = new_detector(model)
-    yield detector
-    _idle[model].append(detector)
+    global _first
+    _first = _first or os.getpid()
+    if _first != os.getpid():
+        how = "Start processes by spawn or forkserver, or look at the first picture in them"
+        raise FerError(f"MediaPipe does not survive a fork after the first picture. {how}.")
+    with _turns:
+        try:
+            detector = _idle[model].pop()
+        except IndexError:
+            detector = new_detector(model)
+        yield detector
+        _idle[model].append(detector)
 
 # %% ../nbs/11_faces.ipynb #89e6b561
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from fer_nb.core import (
-    COLORS, EMOTIONS, FerError, ImageError, ModelError, default_model, ensemble_weights, model_info, models_dir,
-    open_session, shipped_models,
+    COLORS, EMOTIONS, FerError, ImageError, ModelError, after_fork, default_model, ensemble_weights, model_info,
+    models_dir, open_session, shipped_models,
 )  # fmt: skip
 from .data import tta_views
 from .faces import Face, Picture, crop_face, find_faces, load_image
@@ -29,8 +29,8 @@ from .faces import Face, Picture, crop_face, find_faces, load_image
 # %% auto #0
 __all__ = ['NO_FACE', 'COLUMNS', 'NO_CROPS', 'BATCH_FACES', 'BATCH_PIXELS', 'Model', 'model_file', 'shared_session',
            'FaceEmotion', 'ink', 'label_place', 'draw_faces', 'Result', 'to_pandas', 'ahead', 'Look', 'look',
-           'look_or_error', 'is_many', 'EmotionRecognizer', 'compare_models', 'spots', 'Explanation', 'explain',
-           'milliseconds', 'bench_photo']
+           'look_or_error', 'is_many', 'EmotionRecognizer', 'reopened', 'compare_models', 'spots', 'Explanation',
+           'explain', 'milliseconds', 'bench_photo']
 
 # %% ../nbs/12_inference.ipynb #5cdd161a
 def model_file(
@@ -49,6 +49,7 @@ def model_file(
 # %% ../nbs/12_inference.ipynb #8096e697
 _sessions: WeakValueDictionary = WeakValueDictionary()
 _opening = threading.Lock()
+_turns = threading.BoundedSemaphore(os.cpu_count() or 1)  # a model keeps the memory of all that ran at once
 
 
 def shared_session(
@@ -63,6 +64,17 @@ def shared_session(
         if session is None:
             session = _sessions[key] = open_session(path, threads)
     return session
+
+
+def _renew() -> list:
+    "In a forked process: no lock is held, no model is open."
+    global _opening, _sessions, _turns
+    before, _sessions, _opening = _sessions, WeakValueDictionary(), threading.Lock()
+    _turns = threading.BoundedSemaphore(os.cpu_count() or 1)
+    return list(before.values())
+
+
+after_fork(_renew)
 
 # %% ../nbs/12_inference.ipynb #9105de43
 @dataclass(frozen=True)
@@ -314,18 +326,30 @@ class EmotionRecognizer:
             raise ModelError(f"threshold is a probability from 0 to 1, not {threshold}.")
         self.model = "+".join(map(str, models))
         self.min_face, self.tta, self.threads = min_face, tta, threads or os.cpu_count() or 1
-        self._sessions = [shared_session(model_file(one), threads) for one in models]
+        self._settings = models, threads, min_face, tta, threshold
+        self._open()
         self._weights = ensemble_weights(models)
         abouts = [dict(session.get_modelmeta().custom_metadata_map) for session in self._sessions]
         self.about = abouts[0]
         own = [float(about["threshold"]) for about in abouts if about.get("threshold")] or [0.0]
         self.threshold = sum(own) / len(own) if threshold is None else threshold
 
+    def _open(self):
+        "Open the models, in this process."
+        models, threads, *_ = self._settings
+        self._sessions, self._process = [shared_session(model_file(one), threads) for one in models], os.getpid()
+
+    def __reduce__(self):
+        "A copy, here or in another process, opens the models itself."
+        return reopened, (type(self), self._settings)
+
     def classify(
         self,
         crops: np.ndarray,  # uint8 [N, height, width], gray faces framed as FER2013 frames them, of any size
     ) -> np.ndarray:  # float32 [N, 7], in the order of `EMOTIONS`, rows sum to 1
         "Probabilities for faces that are cut out already."
+        if self._sessions and self._process != os.getpid():
+            self._open()
         crops, sessions = np.ascontiguousarray(crops), self._sessions
         if not sessions:
             raise ModelError("This recogniser is closed. Make a new one.")
@@ -336,7 +360,8 @@ class EmotionRecognizer:
         for start in range(0, len(crops), BATCH_FACES):
             some = crops[start : start + BATCH_FACES]
             views = tta_views(some) if self.tta else [some]
-            runs = [[session.run(["probabilities"], {"faces": view})[0] for view in views] for session in sessions]
+            with _turns:
+                runs = [[session.run(["probabilities"], {"faces": view})[0] for view in views] for session in sessions]
             answers.append(np.average(np.mean(runs, 1), 0, self._weights).astype(np.float32))
         return np.concatenate(answers)
 
@@ -397,6 +422,19 @@ class EmotionRecognizer:
 
     def __repr__(self) -> str:
         return f"EmotionRecognizer({self.model!r})"
+
+
+_latest = deque(maxlen=1)  # a pool's worker gets a copy with each task, and shall open the models once
+
+
+def reopened(
+    kind: type[EmotionRecognizer],
+    settings: tuple,  # what it was made with
+) -> EmotionRecognizer:
+    "What `pickle` and `copy` make of a recogniser."
+    copy = kind(*settings)
+    _latest.append(copy._sessions)
+    return copy
 
 # %% ../nbs/12_inference.ipynb #0a3dcae4
 def compare_models() -> list[dict]:  # model, title, summary, size (pixels), megabytes, accuracy (0–1), ms_per_face
