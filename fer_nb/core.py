@@ -19,8 +19,8 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['EMOTIONS', 'PARTS', 'COLORS', 'MODELS', 'DEFAULT_MODEL', 'PEERS', 'SYSTEM', 'brief', 'FerError', 'DataError',
            'ImageError', 'ModelError', 'RecipeError', 'TrainingError', 'ModelInfo', 'model_info', 'models_dir',
-           'shipped_models', 'default_model', 'measured', 'ensemble_weights', 'system_libraries', 'open_session',
-           'after_fork', 'write_beside']
+           'shipped_models', 'default_model', 'measured', 'ensemble_weights', 'refuse_address', 'system_libraries',
+           'open_session', 'after_fork', 'write_beside']
 
 # %% ../nbs/00_core.ipynb #52fc2f57
 #: The seven classes, in the order of every label, probability vector and table in this library.
@@ -159,10 +159,20 @@ def ensemble_weights(
     known = [1.0] * len(known) if None in known or not sum(known) else known
     return [weight / sum(known) for weight in known]
 
-# %% ../nbs/00_core.ipynb #b2062b0c
+# %% ../nbs/00_core.ipynb #d2a1f6dd
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # nothing leaves the machine
 
-# %% ../nbs/00_core.ipynb #6cbce6a4
+# %% ../nbs/00_core.ipynb #359119a3
+def refuse_address(
+    where: object,  # a name that somebody gave
+    kind: type[FerError] = FerError,
+):
+    "An address of the internet is an error: nothing is fetched."
+    if found := re.match(r"(https?|ftp):/+(.+)", str(where), re.I | re.S):
+        how = "an address, and nothing is fetched from the internet. Download it, and give the file"
+        raise kind(f"{found[1]}://{found[2]} is {how}.")
+
+# %% ../nbs/00_core.ipynb #47527239
 #: a file that packages of Python look for in the system -> Debian's package
 SYSTEM = {
     "libGL.so.1": "libgl1",
@@ -207,7 +217,7 @@ def open_session(
         raise ModelError(f"{name} is not a model of fer_nb: it does not say that it tells seven emotions.")
     return session
 
-# %% ../nbs/00_core.ipynb #6b7b5f15
+# %% ../nbs/00_core.ipynb #793278e7
 def after_fork(
     renew: Callable[[], Iterable],  # makes a module's state new, and gives what was in it
 ):

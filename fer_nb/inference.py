@@ -21,10 +21,10 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from fer_nb.core import (
     COLORS, EMOTIONS, FerError, ImageError, ModelError, after_fork, default_model, ensemble_weights, model_info,
-    models_dir, open_session, shipped_models,
+    models_dir, open_session, refuse_address, shipped_models,
 )  # fmt: skip
 from .data import tta_views
-from .faces import Face, Picture, crop_face, find_faces, load_image
+from .faces import Face, Picture, crop_face, find_faces, load_image, name_of
 
 # %% auto #0
 __all__ = ['NO_FACE', 'COLUMNS', 'NO_CROPS', 'BATCH_FACES', 'BATCH_PIXELS', 'Model', 'model_file', 'shared_session',
@@ -37,12 +37,15 @@ def model_file(
     model: str | Path,  # a name of `MODELS`, or a path to an .onnx file
 ) -> Path:
     "Where the model is; one that is not there is a `ModelError`."
+    refuse_address(model, ModelError)
     if Path(model).suffix == ".onnx":
         path, advice = Path(model), "Check its name and folder"
+    elif Path(model).suffix in (".pth", ".pt"):
+        raise ModelError(f"{model} is a checkpoint. Make a model of it: fer-nb export {model}")
     else:
         model_info(str(model))
         path, advice = models_dir() / f"{model}.onnx", f"Train one: fer-nb train {model} --data fer2013.zip"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"There is no file {path}. {advice}.")
     return path
 
@@ -277,7 +280,7 @@ def look(
     image = load_image(source)
     faces = find_faces(image, min_face)
     crops = np.stack([crop_face(image, face) for face in faces]) if faces else NO_CROPS
-    return Look(image, faces, crops, str(source) if isinstance(source, (str, os.PathLike)) else "")
+    return Look(image, faces, crops, name_of(source))
 
 
 def look_or_error(
@@ -288,16 +291,19 @@ def look_or_error(
     try:
         return look(source, min_face)
     except (FerError, MemoryError) as e:
-        name = str(source) if isinstance(source, (str, os.PathLike)) else ""
+        name = name_of(source)
         return Look(None, [], NO_CROPS, name, str(e) or f"{name or 'A picture'} does not fit into memory.")
 
 
 def is_many(
     source,
 ) -> bool:
-    "Whether this is a collection of pictures rather than one. An open file can be iterated, and is one."
+    "Whether this is a collection of pictures rather than one. An open file, a tensor and rows of numbers are one."
     single = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image, dict)
-    return isinstance(source, Iterable) and not isinstance(source, single) and not hasattr(source, "read")
+    if isinstance(source, (list, tuple)) and source and isinstance(source[0], (list, tuple)):
+        return False
+    odd = hasattr(source, "read") or hasattr(source, "__dlpack__")
+    return isinstance(source, Iterable) and not isinstance(source, single) and not odd
 
 # %% ../nbs/12_inference.ipynb #f0acf58b
 #: faces that go through the network at once, and pixels of pictures that may wait for them
