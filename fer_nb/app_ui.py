@@ -281,7 +281,7 @@ class Photo:
 
 
 MOST_PHOTOS = 24
-PHOTO_TYPES = sorted(picture_suffixes(), key=lambda end: (end not in (".jpg", ".png", ".heic"), end))  # which one reads
+PHOTO_TYPES = sorted(picture_suffixes(), key=lambda end: (end not in (".jpg", ".png", ".webp"), end))  # which one reads
 
 
 def upload() -> list[Photo]:

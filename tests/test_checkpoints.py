@@ -33,7 +33,7 @@ OTHERS |= {
     "ema in a dict": {"ema": {"state_dict": named("module.")}, "state_dict": ZEROS},
     "swa": AveragedModel(NET).state_dict(),
     "half": {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in STATE.items()},
-    "figures": {"net": STATE, "acc": np.float64(71.5), "best": np.float32(1), "epoch": np.int64(3), "done": np.bool_(1)},
+    "figures": {"net": STATE, "acc": np.float64(71.5), "best": np.float32(1), "epoch": np.int64(3), "ok": np.bool_(1)},
     "settings": {"state_dict": STATE, "args": argparse.Namespace(lr=0.1, name="x", sizes=[1, 2])},
 }
 
