@@ -12,7 +12,7 @@ RUN --mount=type=bind,target=/src,rw \
 USER 1000
 WORKDIR /home/app
 
-ENV STREAMLIT_SERVER_ADDRESS=0.0.0.0 STREAMLIT_SERVER_HEADLESS=true
+ENV STREAMLIT_SERVER_ADDRESS=0.0.0.0 STREAMLIT_SERVER_HEADLESS=true ORT_DISABLE_TELEMETRY=1
 EXPOSE 8501
 HEALTHCHECK --start-period=30s CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://localhost:8501/_stcore/health')"]
 CMD ["fer-nb", "app"]

@@ -27,7 +27,7 @@ import streamlit as st
 from PIL import Image, ImageDraw
 
 from .core import COLORS, EMOTIONS, MODELS, PARTS, FerError, ImageError, measured, models_dir, shipped_models
-from .data import draw_face, draw_group
+from .data import draw_face, draw_group, picture_suffixes
 from .inference import COLUMNS, EmotionRecognizer, FaceEmotion, Result, draw_faces, ink
 from .inference import load_image
 from .video import COLUMNS as FILM_COLUMNS
@@ -281,7 +281,7 @@ class Photo:
 
 
 MOST_PHOTOS = 24
-PHOTO_TYPES = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"]
+PHOTO_TYPES = sorted(picture_suffixes(), key=lambda end: (end not in (".jpg", ".png", ".webp"), end))  # which one reads
 
 
 def upload() -> list[Photo]:

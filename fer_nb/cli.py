@@ -5,13 +5,17 @@
 # %% ../nbs/15_cli.ipynb #a7e03007
 from __future__ import annotations
 
+import codecs
 import csv
 import glob
 import json
 import os
+import re
 import shutil
 import sys
+from collections import Counter
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from textwrap import indent
@@ -21,25 +25,32 @@ import typer
 from typer.core import TyperGroup
 
 import fer_nb
-from .core import MODELS, PEERS, FerError, RecipeError, default_model, model_info, models_dir, shipped_models
-from .core import write_beside
+from .core import MODELS, PEERS, FerError, RecipeError, brief, default_model, model_info, models_dir
+from .core import shipped_models, system_libraries, write_beside
 
 # %% auto #0
-__all__ = ['app', 'AsJson', 'DATA_FORMS', 'MAP', 'Meanings', 'ONE_OF', 'NO_DATA', 'GO_ON', 'START', 'MINUTES', 'SET', 'VIEWS',
-           'PLAN', 'STAGE', 'ADD', 'MODEL_FORMS', 'PART', 'VOTES', 'WRITE', 'Tta', 'JUDGE', 'bench', 'Which', 'Threads',
-           'PICTURES', 'AS_IT_IS', 'WHICH', 'Model', 'MinFace', 'Threshold', 'WHERE', 'ENGINE', 'Commands', 'needs',
-           'about', 'pairs', 'data', 'train', 'recipe', 'bank', 'reproduce', 'runs', 'average', 'models', 'evaluate',
-           'export_models', 'bench_train', 'bench_predict', 'bench_engine', 'bench_variants', 'bench_scale',
-           'named_pictures', 'rows_before', 'table_file', 'drawing_file', 'predict', 'video', 'page_file', 'start_app',
-           'main']
+__all__ = ['UsageError', 'app', 'AsJson', 'DATA_FORMS', 'MAP', 'Meanings', 'ONE_OF', 'NO_DATA', 'GO_ON', 'START', 'MINUTES',
+           'SET', 'VIEWS', 'PLAN', 'STAGE', 'ADD', 'MODEL_FORMS', 'PART', 'VOTES', 'WRITE', 'Tta', 'JUDGE', 'bench',
+           'Which', 'Threads', 'AS_IT_IS', 'WHICH', 'Model', 'MinFace', 'Threshold', 'WHERE', 'ENGINE', 'Commands',
+           'needs', 'about', 'pairs', 'data', 'train', 'recipe', 'bank', 'reproduce', 'runs', 'average', 'models',
+           'evaluate', 'export_models', 'bench_train', 'bench_predict', 'bench_engine', 'bench_variants', 'bench_scale',
+           'names_on_stdin', 'in_folder', 'named_pictures', 'rows_before', 'table_file', 'drawing_file', 'drawn',
+           'predict', 'video', 'page_file', 'start_app', 'original', 'prepare_streams', 'main']
 
 # %% ../nbs/15_cli.ipynb #48250e3f
+UsageError = typer.BadParameter.__base__  # click's, or that of the copy of click which typer brings
+
+
 class Commands(TyperGroup):
     "A group of commands that end a mistake with one line, and Ctrl-C with none."
 
     def invoke(self, ctx):
         try:
-            return super().invoke(ctx)
+            with system_libraries():
+                return super().invoke(ctx)
+        except UsageError as e:
+            e.message = brief(e.message)
+            raise
         except FerError as e:
             typer.echo(f"error: {e}", err=True)
             raise typer.Exit(2) from None
@@ -456,20 +467,61 @@ def bench_scale(
     typer.echo(json.dumps(scale.bench_scale(counts, log=typer.echo)["rates"]))
 
 # %% ../nbs/15_cli.ipynb #17a9ab4e
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+def names_on_stdin() -> list[str]:  # one a line, or pictures written out
+    "What standard input names; a list of Windows is read, too, what is no list is a `FerError`."
+    from fer_nb.faces import written_out
+
+    content = sys.stdin.buffer.read()
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        text = content.decode("utf-16", "replace")
+    elif b"\0" in content:
+        raise FerError("Standard input is binary, and no list of names. Give one name a line, or name the file itself.")
+    else:
+        text = os.fsdecode(content.removeprefix(b"\xef\xbb\xbf"))
+    if not text.startswith("data:") and written_out(text):  # base64, which comes in many lines
+        return ["".join(text.split())]
+    lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+    quoted = re.compile(r"""(["'])(.+)\1""")
+    return [found[2] if (found := quoted.fullmatch(line)) and not os.path.exists(line) else line for line in lines]
+
+
+def in_folder(
+    root: str,
+    without: Path | None = None,  # a folder below, whose pictures are not meant
+) -> list[str]:  # sorted; a folder that may not be read is one of them, so that it is answered with its error
+    "The pictures in a folder, and in those it links to. What else is there is counted on standard error."
+    from fer_nb.data import picture_suffixes
+
+    found, locked, others, seen = [], [], Counter(), set()
+    if without and without.is_dir() and not without.samefile(root):
+        seen.add((without.stat().st_dev, without.stat().st_ino))
+    for folder, below, names in os.walk(root, onerror=locked.append, followlinks=True):
+        at = os.stat(folder)
+        if (at.st_dev, at.st_ino) in seen:  # a link may lead to where one comes from
+            below.clear()
+            continue
+        seen.add((at.st_dev, at.st_ino))
+        below.sort()
+        ends = {name: os.path.splitext(name)[1].lower() for name in names}
+        found += [os.path.join(folder, name) for name, end in ends.items() if end in picture_suffixes()]
+        others.update(end or "without an ending" for end in ends.values() if end not in picture_suffixes())
+    if others:
+        kinds = ", ".join(f"{n:,} {end}" for end, n in sorted(others.items(), key=lambda kind: (-kind[1], kind[0]))[:5])
+        typer.echo(brief(f"left out in {root}, as no picture: {kinds}{', …' * (len(others) > 5)}"), err=True)
+    return sorted(found + [e.filename for e in locked])
 
 
 def named_pictures(
     words: list[str],  # files, folders, patterns such as 'holiday/**/*.jpg', or - for a list on standard input
+    without: Path | None = None,  # a folder whose pictures are not meant, where it lies in one that is named
 ) -> list[str]:  # paths, each once; one that is no picture is kept, so that it is answered with its error
     "The pictures that are meant, in the order given; those of a folder by name."
     paths: dict[str, None] = {}
     for word in words:
         if word == "-":
-            found = [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+            found = names_on_stdin()
         elif os.path.isdir(word):
-            inside = (os.path.join(folder, name) for folder, _, names in os.walk(word) for name in names)
-            found = sorted(path for path in inside if os.path.splitext(path)[1].lower() in PICTURES)
+            found = in_folder(word, without)
         else:
             found = [] if os.path.exists(word) else sorted(glob.glob(word, recursive=True))
         paths.update(dict.fromkeys(found or ([] if word == "-" else [word])))
@@ -523,6 +575,19 @@ def drawing_file(
     same = inside.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
     return folder / inside.with_name(f"{inside.stem}_faces{inside.suffix}" if same else f"{inside.name}_faces.png")
 
+
+def drawn(
+    result,  # a `Result` of a picture that could be read
+    file: Path,
+):  # -> Result, the same, its error set where the drawing could not be written
+    "Write the drawing of a picture: one that cannot be is an error of this picture alone."
+    try:
+        with write_beside(file) as part:
+            result.draw().save(part)
+    except OSError as e:
+        return replace(result, error=brief(f"{file} cannot be written ({e.strerror or e}). Check path and disk."))
+    return result
+
 # %% ../nbs/15_cli.ipynb #88f6edae
 WHICH = f"{ONE_OF[:-1]}, or an .onnx file; several (repeat it) answer with their mean."
 Model = Annotated[list[str] | None, typer.Option("--model", metavar="MODEL", help=WHICH)]
@@ -555,11 +620,14 @@ def predict(
         with needs("scale"):
             from fer_nb.scale import predict_dataset
         words = [name for one in paths for name in (named_pictures(["-"]) if one == "-" else [one])]
+        if not words:
+            raise typer.Exit()
         answers = predict_dataset(words, parquet, model or None, min_face, tta, threshold, resume)
         typer.echo(answers)
         raise typer.Exit(int(answers.errors > 0))
     from tqdm import tqdm
 
+    from fer_nb.faces import name_of
     from fer_nb.inference import COLUMNS, EmotionRecognizer
 
     if resume and not table:
@@ -567,21 +635,24 @@ def predict(
     if table and table.exists() and not resume:
         raise FerError(f"{table} is there already. Go on with it: --resume. Or name another file.")
     before = rows_before(table, COLUMNS) if table and table.exists() else []
-    done, photos = {row["source"] for row in before}, named_pictures(paths)
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in photos]) if annotate else ""
-    photos, failed, separator = [path for path in photos if path not in done], 0, "["
+    done, photos = {row["source"] for row in before}, named_pictures(paths, annotate)
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(name_of(path))) for path in photos] or ["/"])
+    drawings = {os.path.abspath(drawing_file(annotate, name_of(path), root)) for path in photos} if annotate else set()
+    if earlier := [path for path in photos if os.path.abspath(path) in drawings]:
+        typer.echo(f"left out, as drawings of other photos: {len(earlier):,}", err=True)
+    done |= {name_of(path) for path in earlier}
+    photos, failed, separator = [path for path in photos if name_of(path) not in done], 0, "["
     with ExitStack() as stack:
         recognizer = stack.enter_context(EmotionRecognizer(model or None, None, min_face, tta, threshold))
         add = stack.enter_context(table_file(table, COLUMNS, before)) if table else lambda rows: None
         quiet = None if (table or annotate) and not as_json else True  # None: a bar where somebody can see it
         for result in tqdm(recognizer.stream(photos), total=len(photos), unit="photo", disable=quiet):
+            if annotate and not result.error:
+                result = drawn(result, drawing_file(annotate, result.source, root))
             failed += bool(result.error)
             add(result.rows())
             if result.error:
                 typer.echo(f"error: {result.error}", err=True)
-            elif annotate:
-                with write_beside(drawing_file(annotate, result.source, root)) as file:
-                    result.draw().save(file)
             if as_json:
                 answer = {"path": result.source, "model": recognizer.model, **result.to_dict()}
                 typer.echo(f"{separator}\n{indent(json.dumps(answer, indent=2), '  ')}", nl=False)
@@ -667,8 +738,31 @@ def start_app():
     streamlit(["run", str(page_file())], prog_name="streamlit")
 
 
+def original(
+    problem: UnicodeError,  # of a character that the output's code page lacks
+) -> tuple[str | bytes, int]:  # what to write, and where to go on
+    "A byte of a file's name as it was; for anything else a question mark."
+    one = problem.object[problem.start]
+    return bytes([ord(one) - 0xDC00]) if "\udc80" <= one <= "\udcff" else "?", problem.start + 1
+
+
+codecs.register_error("original", original)
+
+
+def prepare_streams():
+    "A standard stream that is closed leads nowhere, else the next file would get its number; none stops at a name."
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))
+    sys.stdin.reconfigure(errors=AS_IT_IS)
+    sys.stdout.reconfigure(errors="original")
+
+
 def main():
     "The `fer-nb` command."
-    for stream in (sys.stdin, sys.stdout):
-        stream.reconfigure(errors=AS_IT_IS)
+    prepare_streams()
     app(prog_name="fer-nb")

@@ -5,19 +5,22 @@
 # %% ../nbs/00_core.ipynb #075645e6
 from __future__ import annotations
 
+import ctypes
 import difflib
 import json
 import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['EMOTIONS', 'PARTS', 'COLORS', 'MODELS', 'DEFAULT_MODEL', 'PEERS', 'FerError', 'DataError', 'ImageError', 'ModelError',
-           'RecipeError', 'TrainingError', 'ModelInfo', 'model_info', 'models_dir', 'shipped_models', 'default_model',
-           'measured', 'ensemble_weights', 'open_session', 'write_beside']
+__all__ = ['EMOTIONS', 'PARTS', 'COLORS', 'MODELS', 'DEFAULT_MODEL', 'PEERS', 'SYSTEM', 'brief', 'FerError', 'DataError',
+           'ImageError', 'ModelError', 'RecipeError', 'TrainingError', 'ModelInfo', 'model_info', 'models_dir',
+           'shipped_models', 'default_model', 'measured', 'ensemble_weights', 'refuse_address', 'system_libraries',
+           'open_session', 'after_fork', 'write_beside']
 
 # %% ../nbs/00_core.ipynb #52fc2f57
 #: The seven classes, in the order of every label, probability vector and table in this library.
@@ -39,8 +42,19 @@ COLORS = {
 }
 
 # %% ../nbs/00_core.ipynb #fba1ec29
+def brief(
+    text: str,
+) -> str:  # one line of at most 300 characters
+    "A message that stays readable whatever was given: its middle is left out where it is long."
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return text if len(text) <= 300 else f"{text[:180]} … {text[-117:]}"
+
+
 class FerError(Exception):
     "Base of all errors this library raises on purpose: one sentence on what is wrong, and what to do about it."
+
+    def __str__(self) -> str:
+        return brief(super().__str__())
 
 
 class DataError(FerError):
@@ -145,13 +159,50 @@ def ensemble_weights(
     known = [1.0] * len(known) if None in known or not sum(known) else known
     return [weight / sum(known) for weight in known]
 
+# %% ../nbs/00_core.ipynb #d2a1f6dd
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # nothing leaves the machine
+
+# %% ../nbs/00_core.ipynb #359119a3
+def refuse_address(
+    where: object,  # a name that somebody gave
+    kind: type[FerError] = FerError,
+):
+    "An address of the internet is an error: nothing is fetched."
+    if found := re.match(r"(https?|ftp):/+(.+)", str(where), re.I | re.S):
+        how = "an address, and nothing is fetched from the internet. Download it, and give the file"
+        raise kind(f"{found[1]}://{found[2]} is {how}.")
+
+# %% ../nbs/00_core.ipynb #47527239
+#: a file that packages of Python look for in the system -> Debian's package
+SYSTEM = {
+    "libGL.so.1": "libgl1",
+    "libgthread-2.0.so.0": "libglib2.0-0",
+    "libglib-2.0.so.0": "libglib2.0-0",
+    "libstdc++.so.6": "libstdc++6",
+    "libgomp.so.1": "libgomp1",
+}
+
+
+@contextmanager
+def system_libraries():
+    "Inside, a library of the system that is not installed is a `FerError` which names its package."
+    try:
+        yield
+    except ImportError as e:
+        missing = re.search(r"(lib\S+): cannot open shared object file", str(e))
+        if not missing:
+            raise
+        package = SYSTEM.get(missing[1], f"the package that has {missing[1]}")
+        raise FerError(f"The system library {missing[1]} is missing. Debian, Ubuntu: apt-get install {package}") from e
+
 # %% ../nbs/00_core.ipynb #c01c8bed
 def open_session(
     model: str | Path | bytes,  # an .onnx file, or its content
     threads: int | None = None,  # of ONNX Runtime; None: as many as there are cores
 ):  # -> onnxruntime.InferenceSession, of input "faces" and output "probabilities"
     "A running model; a file that is none of ours is a `ModelError`."
-    import onnxruntime as ort
+    with system_libraries():
+        import onnxruntime as ort
 
     options, name = ort.SessionOptions(), "What was given" if isinstance(model, bytes) else Path(model).name
     options.intra_op_num_threads = threads or 0
@@ -165,6 +216,18 @@ def open_session(
     if [i.name for i in session.get_inputs()] != ["faces"] or tuple(meta.get("classes", "").split(",")) != EMOTIONS:
         raise ModelError(f"{name} is not a model of fer_nb: it does not say that it tells seven emotions.")
     return session
+
+# %% ../nbs/00_core.ipynb #793278e7
+def after_fork(
+    renew: Callable[[], Iterable],  # makes a module's state new, and gives what was in it
+):
+    "In every forked process call `renew`, and never end what it gives."
+    def in_child():
+        for thing in renew():
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+    if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+        os.register_at_fork(after_in_child=in_child)
 
 # %% ../nbs/00_core.ipynb #c0912c13
 @contextmanager

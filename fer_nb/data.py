@@ -18,9 +18,9 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,13 +30,14 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-from .core import EMOTIONS, PARTS, DataError, write_beside
+from .core import EMOTIONS, PARTS, DataError, refuse_address, write_beside
 
 # %% auto #0
-__all__ = ['SIZE', 'ALIASES', 'LEFT_OUT', 'PART_FOLDERS', 'MAX_PIXELS', 'MAX_MEMBERS', 'MAX_TOTAL', 'MAX_RATIO', 'MAX_IMAGE',
-           'CSV_ORDER', 'MAX_LINE', 'CACHE_FORMAT', 'ACTION_UNITS', 'EXPRESSIONS', 'IDENTITY', 'FER2013_TRAINING',
-           'GET_IT', 'BLANK', 'FLAT', 'VERDICTS', 'Part', 'Fault', 'FaceData', 'letters', 'emotion_of', 'own_names',
-           'place', 'shallow', 'as_seen', 'decode', 'File', 'harmless', 'limited', 'zip_files', 'tar_files',
+__all__ = ['SIZE', 'ALIASES', 'LEFT_OUT', 'PART_FOLDERS', 'MAX_PIXELS', 'NO_PICTURES', 'HEIC', 'NEEDS_HEIF', 'MAX_MEMBERS',
+           'MAX_TOTAL', 'MAX_RATIO', 'MAX_IMAGE', 'CSV_ORDER', 'MAX_LINE', 'CACHE_FORMAT', 'ACTION_UNITS',
+           'EXPRESSIONS', 'IDENTITY', 'FER2013_TRAINING', 'GET_IT', 'BLANK', 'FLAT', 'VERDICTS', 'Part', 'Fault',
+           'FaceData', 'letters', 'emotion_of', 'own_names', 'place', 'shallow', 'as_seen', 'heif_is_known',
+           'picture_suffixes', 'open_picture', 'decode', 'File', 'harmless', 'limited', 'zip_files', 'tar_files',
            'folder_files', 'open_source', 'Face', 'printable', 'is_image', 'image_faces', 'csv_rows', 'has_pixels',
            'csv_face', 'parse_pixels', 'read_votes', 'csv_faces', 'gather', 'same_pixels', 'cut_validation',
            'cache_name', 'cache_folders', 'write_cache', 'read_cache', 'draw_face', 'draw_group', 'drawn_faces',
@@ -205,16 +206,60 @@ def as_seen(
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image
 
+# %% ../nbs/01_data_exploration.ipynb #6d4946d0
+#: kinds which Pillow knows but that are no pictures, or are known to it by name only
+NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+#: as phones store photos
+HEIC = (".heic", ".heif", ".hif")
+NEEDS_HEIF = "is HEIC, which needs a package more: pip install pillow-heif, or save it as JPEG"
+
+
+@cache
+def heif_is_known() -> bool:
+    "Whether HEIC can be read; from now on Pillow does."
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+@cache
+def picture_suffixes() -> frozenset[str]:
+    "What names of pictures end in: .jpg, .png, .heic and some sixty more."
+    known = Image.registered_extensions().items()
+    return frozenset(HEIC) | {suffix for suffix, kind in known if kind in Image.OPEN and kind not in NO_PICTURES}
+
+
+def open_picture(
+    file: str | Path | BinaryIO,
+) -> Image.Image:
+    "A picture of any kind, its header read; what is none is an `UnidentifiedImageError`."
+    heif_is_known()
+    try:
+        image = Image.open(file)
+    except UnidentifiedImageError:
+        with open(file, "rb") if isinstance(file, (str, os.PathLike)) else nullcontext(file) as again:
+            again.seek(4)
+            if again.read(8) in (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1"):
+                raise ValueError(NEEDS_HEIF) from None
+        raise
+    if image.format in NO_PICTURES:
+        raise UnidentifiedImageError
+    return image
+
 # %% ../nbs/01_data_exploration.ipynb #595eeda8
 def decode(
-    blob: bytes,  # content of a JPEG or PNG file
+    blob: bytes,  # content of an image file
 ) -> tuple[np.ndarray, list[str]]:  # uint8 [48, 48], and what had to be done
     "The pixels of one face; what is no usable image raises whatever Pillow raises, or a `ValueError`."
     done = []
     try:
-        image = Image.open(io.BytesIO(blob), formats=("JPEG", "PNG"))
+        image = open_picture(io.BytesIO(blob))
     except UnidentifiedImageError:
-        raise ValueError("it is neither JPEG nor PNG") from None
+        raise ValueError("it is no picture") from None
     except Image.DecompressionBombError:
         raise ValueError("too many pixels") from None
     with image:
@@ -355,7 +400,7 @@ def printable(name: str) -> str:
 
 def is_image(name: str) -> bool:
     "Whether a path is that of an image and not of a hidden file."
-    return name.lower().endswith((".jpg", ".jpeg", ".png")) and not re.search(r"(^|/)(\.|__MACOSX/)", name)
+    return os.path.splitext(name)[1].lower() in picture_suffixes() and not re.search(r"(^|/)(\.|__MACOSX/)", name)
 
 
 def image_faces(
@@ -559,7 +604,7 @@ def cut_validation(
     return part[~out], part[out]
 
 # %% ../nbs/01_data_exploration.ipynb #2d5eb564
-CACHE_FORMAT = 2  # raise when what is in the cache changes
+CACHE_FORMAT = 3  # raise when what is in the cache changes
 
 
 def cache_name(
@@ -585,9 +630,9 @@ def cache_name(
 def cache_folders(path: Path) -> list[Path]:
     "Where a cache may lie: beside the source unless that is marked read-only, else in the user's cache folder."
     beside = path.resolve().parent
-    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fer_nb"
+    users = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "fer_nb"
     writable = os.access(beside, os.W_OK) and beside.stat().st_mode & 0o222  # the mark holds for root as well
-    return [beside, users] if writable else [users]
+    return [beside] * bool(writable) + [users] * users.is_absolute()  # an unknown user has no home
 
 # %% ../nbs/01_data_exploration.ipynb #57229568
 def write_cache(data: FaceData, file: Path) -> None:
@@ -1115,7 +1160,7 @@ def nothing_found(data: FaceData, files: list[File]) -> str:
         return f"{data.source} has no faces, but {inside} in it may: unpack that and give it."
     if data.faults:
         return f"{data.source} has no usable face; its first fault: {data.faults[0]}."
-    wanted = "Give .jpg or .png files in folders named after emotions, or fer2013.csv."
+    wanted = "Give pictures in folders named after emotions, or fer2013.csv."
     return f"{data.source} has no faces. {wanted} {GET_IT}"
 
 
@@ -1146,9 +1191,10 @@ def load_data(
         raise DataError("FER+ votes alone are no data set. Give fer2013.csv with them.")
     if not path:
         return drawn_data()
-    path, votes = Path(path).expanduser(), votes and Path(votes).expanduser()
+    refuse_address(path, DataError)
+    path, votes = Path(os.path.expanduser(path)), votes and Path(os.path.expanduser(votes))
     for p in filter(None, (path, votes)):
-        if not p.exists():
+        if not os.path.exists(p):  # where a name is too long, Path would raise
             raise DataError(f"There is no file or folder {p}. {GET_IT}")
     try:
         name = cache_name(path, votes, names)

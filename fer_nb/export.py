@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import torch
 
 from . import __version__
@@ -180,6 +179,7 @@ def product(
 ) -> Callable[[], object]:
     "A product of two n×n matrices in ONNX Runtime, to be timed."
     import onnx
+    import onnxruntime as ort
     from onnx import helper
 
     a, b, c = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [n, n]) for name in "abc")
@@ -241,6 +241,8 @@ def time_by_kind(
     threads: int,
 ) -> dict[str, dict[str, float]]:  # kind -> its share of the time and of the arithmetic, 0-1
     "What ONNX Runtime spends its time on."
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.enable_profiling = threads, True
     with tempfile.TemporaryDirectory() as d:

@@ -5,27 +5,35 @@
 # %% ../nbs/11_faces.ipynb #9d087e01
 from __future__ import annotations
 
+import base64
+import hashlib
+import importlib
+import inspect
 import io
 import math
 import os
+import re
 import sys
 import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
+from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
 from PIL import Image
 
-from .core import ImageError
-from .data import MAX_PIXELS, as_seen
+from .core import FerError, ImageError, after_fork, refuse_address, system_libraries
+from .data import MAX_PIXELS, NEEDS_HEIF, NO_PICTURES, as_seen, open_picture
 
 # %% auto #0
 __all__ = ['USABLE', 'Picture', 'View', 'LONGEST', 'SHORT_RANGE', 'FULL_RANGE', 'FRAME_SIDE', 'FRAME_SHIFT', 'decoded',
-           'from_array', 'load_image', 'quiet', 'new_detector', 'borrowed', 'Face', 'reduced', 'detect', 'parts',
-           'shared', 'each_once', 'bordered', 'plausible', 'find_faces', 'frame', 'window', 'crop_face']
+           'from_array', 'written_out', 'name_of', 'conversion', 'load_image', 'from_name', 'quiet', 'NotYet',
+           'left_out', 'new_detector', 'borrowed', 'Face', 'reduced', 'detect', 'parts', 'shared', 'each_once',
+           'bordered', 'plausible', 'find_faces', 'frame', 'window', 'crop_face']
 
 # %% ../nbs/11_faces.ipynb #d20cea03
 # Pillow's, on harmless faults of the metadata; once, because catch_warnings is not safe among threads
@@ -40,10 +48,10 @@ def decoded(
 ) -> np.ndarray:  # uint8 [height, width, 3], RGB
     "The pixels of a file or of an open picture, its first frame; whatever goes wrong is an `ImageError`."
     try:
-        image = file if isinstance(file, Image.Image) else Image.open(file)
+        image = file if isinstance(file, Image.Image) else open_picture(file)
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError(f"{image.width}×{image.height} pixels")
-        if not image.width * image.height or image.format == "EPS":  # EPS is a program, which Pillow would run
+        if not image.width * image.height or image.format in NO_PICTURES:
             raise Image.UnidentifiedImageError
         return np.asarray(as_seen(image).convert("RGB"))
     except Image.DecompressionBombError as e:
@@ -54,6 +62,8 @@ def decoded(
     except MemoryError as e:
         raise ImageError(f"{name} does not fit into memory. Give a smaller copy.") from e
     except Exception as e:  # a decoder may raise anything on a damaged file
+        if NEEDS_HEIF in str(e):
+            raise ImageError(f"{name} {NEEDS_HEIF}.") from e
         raise ImageError(f"{name} is damaged or cut off. Copy it again, or give another one.") from e
 
 # %% ../nbs/11_faces.ipynb #1cd51009
@@ -74,14 +84,62 @@ def from_array(
     if 0 in array.shape or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,), (4,)):
         first = array.ndim == 3 and array.shape[0] in (1, 3)
         hint = "; this one has its channels first: image.transpose(1, 2, 0)" if first else ""
+        hint = "; these are several pictures: list(images)" if array.ndim == 4 else hint
         raise ImageError(f"An array of shape {list(array.shape)} is not a picture. {wanted}{hint}.")
     if array.ndim == 2 or array.shape[2] == 4:
         return np.asarray(as_seen(Image.fromarray(np.ascontiguousarray(array))).convert("RGB"))
     return np.ascontiguousarray(array)
 
+# %% ../nbs/11_faces.ipynb #8144f6d7
+def written_out(
+    text: str,  # a name, or a picture
+) -> bytes | None:  # a file's content; None: it is a name
+    "What is written in a `data:` URI or in base64."
+    head, _, body = text.partition(",") if text[:5].lower() == "data:" else ("", "", text)
+    if head and not head.lower().endswith(";base64"):
+        return unquote_to_bytes(body)
+    if not head and (len(text) < 64 or not re.fullmatch(r"[\w+/=\s-]+", text, re.A) or os.path.exists(text)):
+        return None
+    try:
+        content = base64.b64decode(unquote(body).replace("-", "+").replace("_", "/") + "==")
+        return content if head or open_picture(io.BytesIO(content)) else None
+    except Exception:  # neither base64 nor a picture
+        return b"" if head else None
+
+
+def name_of(
+    source: Picture,
+) -> str:  # empty where it has none
+    "What to call a picture in a table: its path; a picture that is written out has a short name of its own."
+    name = str(source) if isinstance(source, (str, os.PathLike)) else ""
+    if not name or written_out(name) is None:
+        return name
+    return f"data:{hashlib.sha1(name.encode(errors='replace')).hexdigest()[:12]}"
+
+# %% ../nbs/11_faces.ipynb #4a62dab0
+def conversion(
+    source: object,  # what is no picture
+) -> str:  # a sentence
+    "Why it is none, and how it becomes one."
+    kind = type(source).__name__
+    if isinstance(source, io.TextIOBase):
+        return "A file that is open as text is not a picture. Open it with open(name, 'rb')."
+    if hasattr(source, "read"):
+        return f"{kind} has to be awaited. Give its content: await file.read()."
+    if isinstance(source, (list, tuple)):
+        return f"A {kind} of rows is not a picture. Give numpy.array(rows, dtype='uint8')."
+    if not hasattr(source, "__dlpack__"):
+        return f"{kind} is not a picture. Give a path, a file, its bytes, a Pillow picture or an array."
+    shape = tuple(source.shape)
+    how = "(255 * image).byte()" if "float" in str(source.dtype) else "image"
+    how += (".permute(1, 2, 0)" if shape[-3:-2] in ((1,), (3,)) else "") + ".cpu().numpy()"
+    how = how if hasattr(source, "permute") else "numpy.asarray(image)"
+    how = f"[{how} for image in images]" if len(shape) == 4 else how
+    return f"{kind} of shape {list(shape)} is not a picture. Give an array, for numbers from 0 to 1 as here: {how}."
+
 
 def load_image(
-    source: Picture,  # a path, a file's content, an open file, or pixels
+    source: Picture,  # a path, a file's content, an open file, a data: URI, base64, or pixels
 ) -> np.ndarray:  # uint8 [height, width, 3], RGB
     "Any picture as people see it; what is none is an `ImageError`."
     if isinstance(source, np.ndarray):
@@ -91,16 +149,27 @@ def load_image(
     if isinstance(source, (bytes, bytearray, memoryview)):
         return decoded(io.BytesIO(source), "What was given")
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        if "\0" in str(path) or not os.path.exists(path):
-            raise ImageError(f"There is no file {str(path)!r}. Check its name and folder.")
-        if path.is_dir():
-            raise ImageError(f"{path} is a folder. Give a picture in it.")
-        return decoded(path, path.name)
-    if hasattr(source, "read"):
+        return from_name(str(source))
+    awaited = inspect.iscoroutinefunction(getattr(source, "read", None))
+    if hasattr(source, "read") and not awaited and not isinstance(source, io.TextIOBase):
         return decoded(source, str(getattr(source, "name", None) or "The file"))
-    kind = type(source).__name__
-    raise ImageError(f"{kind} is not a picture. Give a path, a file, its bytes, a Pillow picture or an array.")
+    raise ImageError(conversion(source))
+
+
+def from_name(
+    name: str,  # a path, or a picture written out
+) -> np.ndarray:  # uint8 [height, width, 3], RGB
+    "The picture of that name."
+    if (content := written_out(name)) is not None:
+        return decoded(io.BytesIO(content), "What is written there")
+    refuse_address(name, ImageError)
+    if not os.path.exists(name):
+        raise ImageError(f"There is no file {name!r}. Check its name and folder.")
+    if os.path.isdir(name):
+        readable = os.access(name, os.R_OK | os.X_OK)
+        advice = ". Give a picture in it" if readable else " that may not be read. Check its permissions"
+        raise ImageError(f"{name} is a folder{advice}.")
+    return decoded(name, os.path.basename(name))
 
 # %% ../nbs/11_faces.ipynb #731a0e05
 _turning = threading.Lock()
@@ -109,26 +178,61 @@ _turning = threading.Lock()
 @contextmanager
 def quiet():
     "Turn aside what C++ libraries write to standard error while this block runs."
-    with _turning:  # two at once would restore each other's
-        sys.stderr.flush()
-        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(nowhere)
+    with _turning, ExitStack() as after:  # two at once would restore each other's
+        if sys.__stderr__:  # else it was closed from the start, and 2 may be the number of any file
+            if sys.stderr:
+                sys.stderr.flush()
+            kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+            after.callback(os.close, nowhere)
+            after.callback(os.close, kept)
+            after.callback(os.dup2, kept, 2)
+            os.dup2(nowhere, 2)
+        yield
+
+# %% ../nbs/11_faces.ipynb #335937ed
+class NotYet(ModuleType):
+    "A module that is imported when something in it is first asked for."
+
+    def __getattr__(self, name):
+        if sys.modules.get(self.__name__) is self:  # still inside `left_out`
+            raise AttributeError(name)
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+@contextmanager
+def left_out(
+    *names: str,  # modules, the outer before the inner
+):
+    "Inside, nobody's import of these modules costs anything. Those that are there already stay."
+    absent = {name: NotYet(name) for name in names if name not in sys.modules}
+    sys.modules.update(absent)
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 # %% ../nbs/11_faces.ipynb #d06cf92e
 _idle: dict[int, list] = {0: [], 1: []}
+_turns = threading.BoundedSemaphore(os.cpu_count() or 1)
+_first = 0  # number of the process that looked for a face first
 
+
+def _renew() -> list:
+    "In a forked process: no lock is held, nothing is idle."
+    global _idle, _turning, _turns
+    before, _idle = _idle, {0: [], 1: []}
+    _turning, _turns = threading.Lock(), threading.BoundedSemaphore(os.cpu_count() or 1)
+    return [before]
+
+
+after_fork(_renew)
 
 def new_detector(
     model: int,  # 0 short range, 1 full range
 ):
     "A MediaPipe face detector that has already said what it has to say."
-    with quiet():
+    with quiet(), system_libraries(), left_out("matplotlib", "matplotlib.pyplot"):
         from mediapipe.python.solutions.face_detection import FaceDetection
 
         detector = FaceDetection(model_selection=model)
@@ -141,12 +245,18 @@ def borrowed(
     model: int,  # 0 short range, 1 full range
 ):
     "A detector for the time of the block. One that raised does not come back."
-    try:
-        detector = _idle[model].pop()
-    except IndexError:
-        detector = new_detector(model)
-    yield detector
-    _idle[model].append(detector)
+    global _first
+    _first = _first or os.getpid()
+    if _first != os.getpid():
+        how = "Start processes by spawn or forkserver, or look at the first picture in them"
+        raise FerError(f"MediaPipe does not survive a fork after the first picture. {how}.")
+    with _turns:
+        try:
+            detector = _idle[model].pop()
+        except IndexError:
+            detector = new_detector(model)
+        yield detector
+        _idle[model].append(detector)
 
 # %% ../nbs/11_faces.ipynb #89e6b561
 @dataclass(frozen=True)

@@ -20,35 +20,39 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from fer_nb.core import (
-    COLORS, EMOTIONS, FerError, ImageError, ModelError, default_model, ensemble_weights, model_info, models_dir,
-    open_session, shipped_models,
+    COLORS, EMOTIONS, FerError, ImageError, ModelError, after_fork, default_model, ensemble_weights, model_info,
+    models_dir, open_session, refuse_address, shipped_models,
 )  # fmt: skip
 from .data import tta_views
-from .faces import Face, Picture, crop_face, find_faces, load_image
+from .faces import Face, Picture, crop_face, find_faces, load_image, name_of
 
 # %% auto #0
 __all__ = ['NO_FACE', 'COLUMNS', 'NO_CROPS', 'BATCH_FACES', 'BATCH_PIXELS', 'Model', 'model_file', 'shared_session',
            'FaceEmotion', 'ink', 'label_place', 'draw_faces', 'Result', 'to_pandas', 'ahead', 'Look', 'look',
-           'look_or_error', 'is_many', 'EmotionRecognizer', 'compare_models', 'spots', 'Explanation', 'explain',
-           'milliseconds', 'bench_photo']
+           'look_or_error', 'is_many', 'EmotionRecognizer', 'reopened', 'compare_models', 'spots', 'Explanation',
+           'explain', 'milliseconds', 'bench_photo']
 
 # %% ../nbs/12_inference.ipynb #5cdd161a
 def model_file(
     model: str | Path,  # a name of `MODELS`, or a path to an .onnx file
 ) -> Path:
     "Where the model is; one that is not there is a `ModelError`."
+    refuse_address(model, ModelError)
     if Path(model).suffix == ".onnx":
         path, advice = Path(model), "Check its name and folder"
+    elif Path(model).suffix in (".pth", ".pt"):
+        raise ModelError(f"{model} is a checkpoint. Make a model of it: fer-nb export {model}")
     else:
         model_info(str(model))
         path, advice = models_dir() / f"{model}.onnx", f"Train one: fer-nb train {model} --data fer2013.zip"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"There is no file {path}. {advice}.")
     return path
 
 # %% ../nbs/12_inference.ipynb #8096e697
 _sessions: WeakValueDictionary = WeakValueDictionary()
 _opening = threading.Lock()
+_turns = threading.BoundedSemaphore(os.cpu_count() or 1)  # a model keeps the memory of all that ran at once
 
 
 def shared_session(
@@ -63,6 +67,17 @@ def shared_session(
         if session is None:
             session = _sessions[key] = open_session(path, threads)
     return session
+
+
+def _renew() -> list:
+    "In a forked process: no lock is held, no model is open."
+    global _opening, _sessions, _turns
+    before, _sessions, _opening = _sessions, WeakValueDictionary(), threading.Lock()
+    _turns = threading.BoundedSemaphore(os.cpu_count() or 1)
+    return list(before.values())
+
+
+after_fork(_renew)
 
 # %% ../nbs/12_inference.ipynb #9105de43
 @dataclass(frozen=True)
@@ -265,7 +280,7 @@ def look(
     image = load_image(source)
     faces = find_faces(image, min_face)
     crops = np.stack([crop_face(image, face) for face in faces]) if faces else NO_CROPS
-    return Look(image, faces, crops, str(source) if isinstance(source, (str, os.PathLike)) else "")
+    return Look(image, faces, crops, name_of(source))
 
 
 def look_or_error(
@@ -276,16 +291,19 @@ def look_or_error(
     try:
         return look(source, min_face)
     except (FerError, MemoryError) as e:
-        name = str(source) if isinstance(source, (str, os.PathLike)) else ""
+        name = name_of(source)
         return Look(None, [], NO_CROPS, name, str(e) or f"{name or 'A picture'} does not fit into memory.")
 
 
 def is_many(
     source,
 ) -> bool:
-    "Whether this is a collection of pictures rather than one. An open file can be iterated, and is one."
+    "Whether this is a collection of pictures rather than one. An open file, a tensor and rows of numbers are one."
     single = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image, dict)
-    return isinstance(source, Iterable) and not isinstance(source, single) and not hasattr(source, "read")
+    if isinstance(source, (list, tuple)) and source and isinstance(source[0], (list, tuple)):
+        return False
+    odd = hasattr(source, "read") or hasattr(source, "__dlpack__")
+    return isinstance(source, Iterable) and not isinstance(source, single) and not odd
 
 # %% ../nbs/12_inference.ipynb #f0acf58b
 #: faces that go through the network at once, and pixels of pictures that may wait for them
@@ -314,18 +332,30 @@ class EmotionRecognizer:
             raise ModelError(f"threshold is a probability from 0 to 1, not {threshold}.")
         self.model = "+".join(map(str, models))
         self.min_face, self.tta, self.threads = min_face, tta, threads or os.cpu_count() or 1
-        self._sessions = [shared_session(model_file(one), threads) for one in models]
+        self._settings = models, threads, min_face, tta, threshold
+        self._open()
         self._weights = ensemble_weights(models)
         abouts = [dict(session.get_modelmeta().custom_metadata_map) for session in self._sessions]
         self.about = abouts[0]
         own = [float(about["threshold"]) for about in abouts if about.get("threshold")] or [0.0]
         self.threshold = sum(own) / len(own) if threshold is None else threshold
 
+    def _open(self):
+        "Open the models, in this process."
+        models, threads, *_ = self._settings
+        self._sessions, self._process = [shared_session(model_file(one), threads) for one in models], os.getpid()
+
+    def __reduce__(self):
+        "A copy, here or in another process, opens the models itself."
+        return reopened, (type(self), self._settings)
+
     def classify(
         self,
         crops: np.ndarray,  # uint8 [N, height, width], gray faces framed as FER2013 frames them, of any size
     ) -> np.ndarray:  # float32 [N, 7], in the order of `EMOTIONS`, rows sum to 1
         "Probabilities for faces that are cut out already."
+        if self._sessions and self._process != os.getpid():
+            self._open()
         crops, sessions = np.ascontiguousarray(crops), self._sessions
         if not sessions:
             raise ModelError("This recogniser is closed. Make a new one.")
@@ -336,7 +366,8 @@ class EmotionRecognizer:
         for start in range(0, len(crops), BATCH_FACES):
             some = crops[start : start + BATCH_FACES]
             views = tta_views(some) if self.tta else [some]
-            runs = [[session.run(["probabilities"], {"faces": view})[0] for view in views] for session in sessions]
+            with _turns:
+                runs = [[session.run(["probabilities"], {"faces": view})[0] for view in views] for session in sessions]
             answers.append(np.average(np.mean(runs, 1), 0, self._weights).astype(np.float32))
         return np.concatenate(answers)
 
@@ -397,6 +428,19 @@ class EmotionRecognizer:
 
     def __repr__(self) -> str:
         return f"EmotionRecognizer({self.model!r})"
+
+
+_latest = deque(maxlen=1)  # a pool's worker gets a copy with each task, and shall open the models once
+
+
+def reopened(
+    kind: type[EmotionRecognizer],
+    settings: tuple,  # what it was made with
+) -> EmotionRecognizer:
+    "What `pickle` and `copy` make of a recogniser."
+    copy = kind(*settings)
+    _latest.append(copy._sessions)
+    return copy
 
 # %% ../nbs/12_inference.ipynb #0a3dcae4
 def compare_models() -> list[dict]:  # model, title, summary, size (pixels), megabytes, accuracy (0–1), ms_per_face

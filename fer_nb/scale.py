@@ -37,8 +37,9 @@ from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 from ray.data.block import BlockMetadata
 from ray.data.checkpoint import CheckpointConfig
 
-from .cli import PICTURES, named_pictures
-from .core import EMOTIONS, FerError, models_dir, write_beside
+from .cli import named_pictures
+from .core import EMOTIONS, FerError, models_dir, refuse_address, write_beside
+from .data import picture_suffixes
 from .faces import quiet
 from .inference import EmotionRecognizer, Model, Result, ahead
 
@@ -55,6 +56,7 @@ def storage(
     "The disk or object storage that a name belongs to; one that cannot be reached is a `FerError`."
     if "://" not in str(where):
         return LocalFileSystem(), os.path.abspath(where)
+    refuse_address(where)
     try:
         return FileSystem.from_uri(str(where))
     except (pa.ArrowException, OSError) as e:
@@ -79,7 +81,7 @@ def listed(
         found = [info.path for info in files.get_file_info(FileSelector(root, recursive=True)) if info.is_file]
     except OSError as e:
         raise FerError(f"{where} cannot be listed ({e}). Check the address and your rights.") from None
-    inside = (name for name in found if os.path.splitext(name)[1].lower() in PICTURES)
+    inside = (name for name in found if os.path.splitext(name)[1].lower() in picture_suffixes())
     return sorted(address.rstrip("/") + name[len(root.rstrip("/")) :] + mark + options for name in inside)
 
 # %% ../nbs/16_scale.ipynb #2ccf2b8c
@@ -150,7 +152,7 @@ class Recognise:
     ) -> str | bytes | FerError:  # a path is read later; of a URL the content
         "What the recogniser reads."
         if "://" not in source:
-            return os.path.join(self.folder, source)
+            return source if source.startswith("data:") else os.path.join(self.folder, source)
         try:
             files, path = storage(source)
             with files.open_input_stream(path) as file:

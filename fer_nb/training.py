@@ -5,6 +5,7 @@
 # %% ../nbs/04_training.ipynb #9f0fc70c
 from __future__ import annotations
 
+import argparse
 import copy
 import csv
 import ctypes
@@ -15,6 +16,7 @@ import json
 import os
 import platform
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -59,19 +61,19 @@ from .data import FaceData, Part, drawn_data, drawn_faces, load_data
 from .view_bank import VIEW_SETTINGS, ViewBank, quantize
 
 # %% auto #0
-__all__ = ['AUGMENTATION', 'LIMITS', 'CHOICES', 'HISTORY', 'RUN', 'Recipe', 'setting', 'make_recipe', 'FaceClassifier',
-           'model_module', 'build_net', 'model_recipe', 'layer_groups', 'saving', 'save_torch', 'load_torch',
-           'state_of', 'fit_stem', 'stem_for', 'load_start', 'start_net', 'imagenet', 'FaceLoader', 'face_loaders',
-           'targets', 'ToInput', 'Taught', 'Freeze', 'has_bf16', 'cast', 'Autocast', 'DepthwiseConv', 'fast_depthwise',
-           'AverageWeights', 'SeedEpochs', 'Progress', 'DeviceLoss', 'SharedBatchNorm', 'Share', 'processes', 'plain',
-           'KeepState', 'write_history', 'ResumableLearner', 'make_learner', 'make_optimizer', 'group_rates',
-           'one_cycle', 'PlateauSchedule', 'fit', 'fit_calibration', 'part_metrics', 'plot_history', 'plot_confusion',
-           'origin', 'TrainingResult', 'write_artifacts', 'earlier_history', 'whole_history', 'settle_norms',
-           'artifacts', 'training_result', 'differences', 'train', 'kept_epochs', 'StepTimer', 'epochs_in', 'sample_of',
-           'keep_memory', 'training_header', 'named_by_content', 'known_settings', 'unlike', 'find_state',
-           'check_model', 'load_classifier', 'make_bank', 'average_checkpoints', 'changes', 'format_settings',
-           'recorded', 'list_runs', 'load_runs', 'save_runs', 'runs_table', 'Stopwatch', 'Resident', 'by_hand',
-           'bench_training', 'bench_weights']
+__all__ = ['AUGMENTATION', 'LIMITS', 'CHOICES', 'HARMLESS', 'WEIGHTS', 'HISTORY', 'RUN', 'Recipe', 'setting', 'make_recipe',
+           'FaceClassifier', 'model_module', 'build_net', 'model_recipe', 'layer_groups', 'saving', 'save_torch',
+           'load_torch', 'state_of', 'fit_stem', 'stem_for', 'load_start', 'start_net', 'imagenet', 'FaceLoader',
+           'face_loaders', 'targets', 'ToInput', 'Taught', 'Freeze', 'has_bf16', 'cast', 'Autocast', 'DepthwiseConv',
+           'fast_depthwise', 'AverageWeights', 'SeedEpochs', 'Progress', 'DeviceLoss', 'SharedBatchNorm', 'Share',
+           'processes', 'plain', 'KeepState', 'write_history', 'ResumableLearner', 'make_learner', 'make_optimizer',
+           'group_rates', 'one_cycle', 'PlateauSchedule', 'fit', 'fit_calibration', 'part_metrics', 'plot_history',
+           'plot_confusion', 'origin', 'TrainingResult', 'write_artifacts', 'earlier_history', 'whole_history',
+           'settle_norms', 'artifacts', 'training_result', 'differences', 'train', 'kept_epochs', 'StepTimer',
+           'epochs_in', 'sample_of', 'keep_memory', 'training_header', 'named_by_content', 'known_settings', 'unlike',
+           'find_state', 'check_model', 'load_classifier', 'make_bank', 'average_checkpoints', 'changes',
+           'format_settings', 'recorded', 'list_runs', 'load_runs', 'save_runs', 'runs_table', 'Stopwatch', 'Resident',
+           'by_hand', 'bench_training', 'bench_weights']
 
 # %% ../nbs/04_training.ipynb #1be7c275
 @dataclass(frozen=True)
@@ -283,32 +285,50 @@ def save_torch(
         torch.save(content, tmp)
 
 
+_number = np.float64(0).__reduce__()[0]  # makes a NumPy scalar again
+
+#: settings and figures that others keep beside weights; nothing else is made but tensors and plain values
+HARMLESS = [
+    argparse.Namespace, np.dtype, (_number, "numpy.core.multiarray.scalar"), (_number, "numpy._core.multiarray.scalar"),
+    *{type(np.dtype(code)) for code in "?" + np.typecodes["AllInteger"] + np.typecodes["AllFloat"]},
+]  # fmt: skip
+
+
 def load_torch(
     path: Path,  # file to read
 ) -> dict:
     "`torch.load` of tensors and plain values only: a file that would run code is refused."
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(HARMLESS):
             warnings.simplefilter("ignore")  # of pickles in old protocols; they are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ModelError(f"{path} does not exist. Check the path.") from None
     except Exception as e:
+        if held := re.search(r"(?<=GLOBAL )\S+|TorchScript", str(e)):
+            how = "Save the weights alone where it was made: torch.save(model.state_dict(), 'weights.pth')"
+            raise ModelError(f"{path} holds {held[0]}, which would run code. {how}.") from e
         raise ModelError(f"{path} is no PyTorch file, is damaged, or holds code, which is never run.") from e
 
 # %% ../nbs/04_training.ipynb #d7861135
+#: what people save weights by, those that are a mean of many steps before those of the last
+WEIGHTS = ("model_state_dict", "ema", "model_ema", "state_dict_ema", "state_dict", "model", "net", "network", "weights")
+
+
 def state_of(
     content: dict,  # what a checkpoint file holds
 ) -> dict[str, Tensor]:
-    "The tensors in a checkpoint: plain, or under the keys people save them by; DataParallel's prefix removed."
+    "The tensors in a checkpoint: plain or under the keys people save them by, without what wrappers put before names."
     content = content if isinstance(content, dict) else {}
-    for key in ("model_state_dict", "state_dict", "model", "net"):
-        if isinstance(content.get(key), dict):
-            content = content[key]
-    tensors = {k.removeprefix("module."): v.float() if v.is_floating_point() else v
-               for k, v in content.items() if isinstance(v, Tensor)}
+    while nested := next((content[key] for key in WEIGHTS if isinstance(content.get(key), dict)), None):
+        content = nested
+    tensors = {re.sub(r"^((module|_orig_mod|model|net|network)\.)+", "", k): v.float() if v.is_floating_point() else v
+               for k, v in content.items() if isinstance(v, Tensor) and isinstance(k, str)}
+    while tensors and len(first := {k.partition(".")[0] for k in tensors}) == 1 and all("." in k for k in tensors):
+        tensors = {k.removeprefix(f"{min(first)}."): v for k, v in tensors.items()}
     if not tensors:
-        raise ModelError("This file holds no weights. A checkpoint has tensors, or a dict model_state_dict of them.")
+        how = "Save them where they were made: torch.save(model.state_dict(), 'weights.pth')"
+        raise ModelError(f"This file holds no weights. {how}.")
     return tensors
 
 
