@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['EMOTIONS', 'PARTS', 'COLORS', 'MODELS', 'DEFAULT_MODEL', 'PEERS', 'FerError', 'DataError', 'ImageError', 'ModelError',
-           'RecipeError', 'TrainingError', 'ModelInfo', 'model_info', 'models_dir', 'shipped_models', 'default_model',
-           'measured', 'ensemble_weights', 'open_session', 'write_beside']
+__all__ = ['EMOTIONS', 'PARTS', 'IMAGE_SUFFIXES', 'COLORS', 'MODELS', 'DEFAULT_MODEL', 'PEERS', 'FerError', 'DataError',
+           'ImageError', 'ModelError', 'RecipeError', 'TrainingError', 'ModelInfo', 'model_info', 'models_dir',
+           'shipped_models', 'default_model', 'measured', 'ensemble_weights', 'open_session', 'write_beside']
 
 # %% ../nbs/00_core.ipynb #52fc2f57
 #: The seven classes, in the order of every label, probability vector and table in this library.
@@ -25,6 +25,9 @@ EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 
 #: FER2013's own three parts: train on the first, choose on the second, report on the third.
 PARTS = ("Training", "PublicTest", "PrivateTest")
+
+#: endings of the picture files that are read, wherever pictures are read
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 # %% ../nbs/00_core.ipynb #52de1051
 #: emotion -> "#rrggbb", from Okabe and Ito's colour-blind-safe palette

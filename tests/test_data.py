@@ -14,7 +14,8 @@ from PIL import Image, ImageFilter, ImageOps
 
 from fer_nb import data as fer
 from fer_nb.core import EMOTIONS, PARTS, DataError
-from fer_nb.data import CSV_ORDER, FaceData, Part, load_data, report
+from fer_nb.data import FaceData, Part, load_data, report
+from fer_nb.formats import CSV_ORDER
 
 REAL = os.environ.get("FER2013")
 needs_fer2013 = pytest.mark.skipif(not REAL, reason="FER2013 is not set")
@@ -151,12 +152,12 @@ def test_a_caller_says_what_other_names_mean(tmp_path):
     names = {"1": "surprise", "Contempt": "disgust", "freude": "Happiness", "calm": "sad"}
     folders = "1", "8_contempt", "Freude", "Calm"
     path = write(tmp_path / "a.zip", {f"{name}/{i}.png": encode(noise(1, i)[0]) for name in folders for i in range(3)})
-    data = load(path, names=names)
+    data = load(path, label_map=names)
     total = np.sum([list(part.counts.values()) for part in data.parts.values()], 0)
     assert dict(zip(EMOTIONS, total.tolist(), strict=True)) == dict.fromkeys(EMOTIONS, 0) | {
         "surprise": 3, "disgust": 3, "happy": 3, "sad": 3}
     assert data.notes[:2] == ["'1' counts as surprise", "'contempt' counts as disgust"]
-    assert load(path, names=names).fingerprint == data.fingerprint  # from the cache
+    assert load(path, label_map=names).fingerprint == data.fingerprint  # from the cache
     other = load(path)  # which is not used for another reading of the same file
     assert [f.name for f in other.faults if f.action == "left out"] == ["folder '1'", "folder 'Freude'"]
     assert any("contempt" in note and "3 images left out" in note for note in other.notes)
@@ -165,7 +166,7 @@ def test_a_caller_says_what_other_names_mean(tmp_path):
 @pytest.mark.parametrize("names", [{"contempt": "bored"}, {"contempt": "contempt"}, {"": "happy"}, {"contempt": ""}])
 def test_a_name_means_one_of_the_seven(tmp_path, names):
     with pytest.raises(DataError, match="has to mean one of angry, disgust"):
-        load(write(tmp_path / "a.zip", kaggle()), names=names)
+        load(write(tmp_path / "a.zip", kaggle()), label_map=names)
 
 
 def test_a_cut_validation_part_is_marked_and_the_cache_knows(tmp_path):
@@ -258,13 +259,13 @@ def test_csv_contempt_is_left_out_and_said(tmp_path):
     rows, *_ = csv_rows()
     (tmp_path / "a.csv").write_text(csv_text([*rows, csv_row(noise(1)[0], "contempt", "Training")]))
     data = load(tmp_path / "a.csv", cache=False)
-    assert sum(map(len, data.parts.values())) == 42 and "1 row left out" in data.notes[0] and not data.faults
+    assert sum(map(len, data.parts.values())) == 42 and "1 image left out" in data.notes[0] and not data.faults
 
 
 def test_csv_entries_mean_what_a_caller_says(tmp_path):
     rows = [csv_row(noise(1, i)[0], emotion, "Training") for i, emotion in enumerate(("contempt", "7", "3", "0"))]
     (tmp_path / "a.csv").write_text(csv_text(rows))
-    data = load(tmp_path / "a.csv", names={"contempt": "disgust", "7": "neutral", "0": "sad"}, cache=False)
+    data = load(tmp_path / "a.csv", label_map={"contempt": "disgust", "7": "neutral", "0": "sad"}, cache=False)
     labels = np.concatenate([part.labels for part in data.parts.values()])
     assert sorted(EMOTIONS[k] for k in labels) == ["disgust", "happy", "neutral", "sad"]
 
@@ -359,10 +360,10 @@ def pixel_bomb():
 BAD_IMAGES = {
     "truncated PNG": (lambda: encode(noise(1)[0])[:-900], "truncated"),
     "truncated JPEG": (lambda: encode(noise(1)[0], "JPEG")[:-300], "runcated"),
-    "text": (lambda: b"this is a text", "neither JPEG nor PNG"),
-    "HTML": (lambda: b"<!DOCTYPE html><html></html>", "neither JPEG nor PNG"),
-    "empty": (lambda: b"", "neither JPEG nor PNG"),
-    "GIF": (lambda: encode(RAMP, "GIF"), "neither JPEG nor PNG"),
+    "text": (lambda: b"this is a text", "no JPEG, PNG, WebP"),
+    "HTML": (lambda: b"<!DOCTYPE html><html></html>", "no JPEG, PNG, WebP"),
+    "empty": (lambda: b"", "no JPEG, PNG, WebP"),
+    "PPM": (lambda: encode(RAMP, "PPM"), "no JPEG, PNG, WebP"),
     "200 megapixels": (pixel_bomb, "too many pixels"),
 }
 
