@@ -317,8 +317,8 @@ def gather(
         label = EMOTIONS.index(face.emotion)
         found[face.part or "Training"].append((order, pixels, label, face.name, face.soft, face.subject))
     if len(parts) > 1 and None in parts:
-        raise DataError(f"{data.source} has {parts[None]:,} rows without a split that is understood, beside others "
-                        "with one. Correct its split column, or say what it means: --split-map NAME=SPLIT.")  # fmt: skip
+        lost = f"{data.source} has {parts[None]:,} rows without a split that is understood, beside others with one"
+        raise DataError(f"{lost}. Correct its split column, or say what it means: --split-map NAME=SPLIT.")
     data.converted.update(done)
     data.parts.update({part: make_part(rows) for part, rows in found.items() if rows})
     return np.array([row[-1] for row in sorted(found["Training"], key=itemgetter(0))], object)

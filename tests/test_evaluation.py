@@ -653,7 +653,8 @@ def test_a_folder_of_ones_own_with_other_names(tmp_path):
     assert "on all, 10 images" in result.stdout and "no image of disgust" in result.stdout
     assert "contempt is none of the seven emotions: 5 images left out" in result.stdout
     assert "folder 'bored': is not named after one of the seven emotions (1 image); left out" in result.stdout
-    meant = fer_nb(QUICK, "--data", tmp_path, "--label-map", "contempt=disgust", "--label-map", "bored=neutral", "--json")
+    meant = ("--label-map", "contempt=disgust", "--label-map", "bored=neutral")
+    meant = fer_nb(QUICK, "--data", tmp_path, *meant, "--json")
     figures = json.loads(meant.stdout)
     assert figures["n"] == 16 and figures["per_class"]["disgust"]["support"] == 5
     assert figures["per_class"]["fear"]["f1"] is None
