@@ -14,7 +14,7 @@ import lzma
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from itertools import chain, islice
@@ -32,13 +32,13 @@ __all__ = ['ALIASES', 'LEFT_OUT', 'SPLIT_WORDS', 'NO_SPLIT', 'TABLES', 'SIZE', '
            'AFFECTNET_PATH', 'JAFFE_PATH', 'KDEF_PATH', 'CK_PATH', 'CK_SUBJECT', 'READERS', 'letters', 'emotion_of',
            'check_label_map', 'split_word', 'split_of', 'check_split_map', 'File', 'Fault', 'Face', 'printable',
            'counted', 'is_hidden', 'is_table', 'is_image', 'place', 'Source', 'folder_of', 'find_image', 'finish',
-           'first_difference', 'check_splits', 'check_split_words', 'unpacker', 'open_text', 'guess_column',
-           'columns_of', 'csv_rows', 'sample_row', 'json_row', 'known_columns', 'pixel_row', 'csv_face', 'parse_pixels',
-           'soft_label', 'read_votes', 'pixel_tables', 'read_pixel_tables', 'table_parts', 'split_of_table',
-           'csv_faces', 'Row', 'row_part', 'join', 'path_rows', 'path_tables', 'read_tables', 'lines_of', 'raf_db_rows',
-           'expw_rows', 'ferplus_row', 'ferplus_rows', 'is_ferplus', 'read_lists', 'read_label_files', 'npy_label',
-           'text_label', 'read_paths', 'read_folders', 'label_names', 'parquet_faces', 'read_parquet', 'Reader', 'has',
-           'most', 'is_affectnet', 'read_faces']
+           'first_difference', 'note_groups', 'check_splits', 'check_split_words', 'unpacker', 'open_text',
+           'guess_column', 'columns_of', 'csv_rows', 'sample_row', 'json_row', 'known_columns', 'pixel_row', 'csv_face',
+           'parse_pixels', 'soft_label', 'read_votes', 'pixel_tables', 'read_pixel_tables', 'table_parts',
+           'split_of_table', 'csv_faces', 'Row', 'row_part', 'join', 'path_rows', 'path_tables', 'read_tables',
+           'lines_of', 'raf_db_rows', 'expw_rows', 'ferplus_row', 'ferplus_rows', 'is_ferplus', 'read_lists',
+           'read_label_files', 'npy_label', 'text_label', 'read_paths', 'read_folders', 'label_names', 'parquet_faces',
+           'read_parquet', 'Reader', 'has', 'most', 'is_affectnet', 'split_of_source', 'read_faces']
 
 # %% ../nbs/19_formats.ipynb #f7b8356f
 #: other names of the seven -> the name used here
@@ -192,11 +192,13 @@ def place(
     name: str,  # path of an image inside its source
     label_map: Mapping[str, str] | None = None,  # of `check_label_map`
     split_map: Mapping[str, str] | None = None,  # of `check_split_map`
+    wrappers: Collection[str] = (),  # paths of folders that say nothing, for they hold all splits
 ) -> tuple[str | None, str | None]:  # as `split_of` and `emotion_of` give them; None where the path does not tell
     "What the path of an image says about it."
     *folders, file = name.split("/")
     part = next((p for p in PARTS if file.lower().startswith(p.lower() + "_")), None)
-    at = max((i for i, f in enumerate(folders) if split_of(f, split_map)), default=-1)
+    splits = (i for i, f in enumerate(folders) if split_of(f, split_map) and "/".join(folders[: i + 1]) not in wrappers)
+    at = max(splits, default=-1)
     if at >= 0 and (part in (None, "Training") or folders[at].lower() in (split_map or {})):
         part = split_of(folders[at], split_map)
     below = folders[at + 1 :] or folders
@@ -222,6 +224,20 @@ class Source:
     def images(self) -> list[File]:
         "The image files."
         return [f for f in self.files if is_image(f.name) and not f.odd]
+
+    @cached_property
+    def wrappers(self) -> set[str]:
+        "Folders named after a split that hold others which are: `training faces` with `train` and `holdout` in it."
+        found = set()
+        for folder in {f.name.rpartition("/")[0] for f in self.images}:
+            names = folder.split("/")
+            splits = [i for i, name in enumerate(names) if split_of(name, self.split_map)]
+            found.update("/".join(names[: i + 1]) for i in splits[:-1])
+        return found
+
+    def place(self, name: str) -> tuple[str | None, str | None]:
+        "What the path of an image says, as `place` does."
+        return place(name, self.label_map, self.split_map, self.wrappers)
 
     def named(self, pattern: str) -> list[File]:
         "The files, no images, whose path matches a regular expression, in any case."
@@ -277,7 +293,7 @@ def find_image(
         if exact := [f for f in found if f.name in (name, name + PurePosixPath(f.name).suffix)]:
             return exact[0]
     if len(found) > 1:
-        found = [f for f in found if place(f.name, split_map=source.split_map)[0] == part]
+        found = [f for f in found if source.place(f.name)[0] == part]
     return found[0] if len(found) == 1 else None
 
 
@@ -302,6 +318,17 @@ def first_difference(path: str, other: str) -> str:
     return next((a for a, b in zip(path.split("/"), other.split("/"), strict=False) if a != b), path)
 
 
+def note_groups(names: list[str], source: Source) -> None:
+    "Where no folder names a split, name the few folders that might be some in another language."
+    folders = [name.split("/")[:-1] for name in names]
+    levels = enumerate(zip(*folders, strict=False))
+    depth = next((i for i, level in levels if len(set(level)) > 1), 0)
+    groups = sorted({printable(f[depth]) for f in folders if len(f) > depth})
+    if 2 <= len(groups) <= 5 and not any(emotion_of(group, source.label_map) for group in groups):
+        said = ", ".join(f"'{group}'" for group in groups)
+        source.notes.append(f"{said} are read together: --split-map {groups[-1]}=SPLIT, if they are splits")
+
+
 def check_splits(
     faces: list[Face],
     source: Source,  # gets a count of what is left out
@@ -318,6 +345,8 @@ def check_splits(
         name, others = printable(name), f" (nor do {len(more)} others)" if more else ""
         raise DataError(f"{source.name} has splits, but '{name}' ({counted(n)}) does not say which one it is{others}. "
                         f"Give --split-map {name}=SPLIT: {', '.join(PARTS)} or {NO_SPLIT}.")  # fmt: skip
+    if len(lost) == len(faces):
+        note_groups(lost, source)
     deepest = (next((f for f in reversed(face.name.split("/")[:-1]) if split_word(f)), "") for face in faces)
     check_split_words(deepest, source)
     return faces
@@ -561,7 +590,7 @@ def pixel_tables(source: Source) -> list[File]:
 
 def read_pixel_tables(source: Source) -> Iterator[Face]:
     "The faces of all tables with pixels, each with a split in a column or in its name; or of the one with all splits."
-    if any(place(f.name, source.label_map)[1] for f in source.images):
+    if any(source.place(f.name)[1] for f in source.images):
         raise DataError(f"{source.name} has both images in folders and {pixel_tables(source)[0].name} with pixels. "
                         "Give the folder of images, or the table.")  # fmt: skip
     heads = {f: pixel_row(sample_row(f)) for f in pixel_tables(source)}
@@ -642,17 +671,15 @@ class Row:
 
 def row_part(row: Row, image: File, file: File, source: Source) -> str | None:
     "The split of an image that a table names; a test image in a table of training images is a `DataError`."
-    lies = place(image.name, split_map=source.split_map)[0]
-    part = split_of(row.split, source.split_map) if row.split else lies or split_of_table(file, source)
+    lies, table = source.place(image.name)[0], printable(file.name)
+    part = split_of(row.split or PurePosixPath(file.name).name, source.split_map)
     if row.split and part is None:
-        raise DataError(f"'{row.split[:40]}' in {printable(file.name)} is no split that is understood. "
+        raise DataError(f"'{row.split[:40]}' in {table} is no split that is understood. "
                         f"Give --split-map {row.split[:40]}=SPLIT: {', '.join(PARTS)} or {NO_SPLIT}.")  # fmt: skip
-    table = part if row.split else split_of(PurePosixPath(file.name).stem, source.split_map)
-    if table == "Training" and lies in ("PublicTest", "PrivateTest"):
+    if part == "Training" and lies in ("PublicTest", "PrivateTest"):
         name = printable(image.name)
-        table = printable(file.name)
         raise DataError(f"{table} has {name} in Training, but its path says {lies}. Correct one of them.")
-    return part
+    return part or lies or split_of_table(file, source)
 
 
 def join(
@@ -665,7 +692,7 @@ def join(
     lost = Counter()
     source.used.add(file.name)
     for row in rows:
-        said = split_of(row.split or PurePosixPath(file.name).stem, source.split_map)
+        said = split_of(row.split or PurePosixPath(file.name).name, source.split_map)
         image = find_image(source, row.path, folder_of(file), said)
         if image is None:
             lost[row.path] += 1
@@ -712,7 +739,7 @@ def read_tables(
                 names = f"{printable(seen[face.name].name)} and {printable(f.name)}"
                 raise DataError(f"{names} both name {face.name}. Give a folder with one of them.")
             yield face
-    left = [f.name for f in source.images if f.name not in source.used and place(f.name, source.label_map)[1]]
+    left = [f.name for f in source.images if f.name not in source.used and source.place(f.name)[1]]
     if left:
         name = printable(tables[0].name)
         raise DataError(f"{source.name} has {counted(len(left))} in folders named after emotions that {name} does not "
@@ -845,7 +872,7 @@ def read_paths(
     for f in source.images:
         if match := re.search(pattern, f"{source.name}/{f.name}", re.IGNORECASE):
             source.used.add(f.name)
-            said, part = match.groupdict(), place(f.name, source.label_map, source.split_map)[0]
+            said, part = match.groupdict(), source.place(f.name)[0]
             if emotion := source.emotion(said["label"].upper() if codes else said["label"], codes):
                 yield Face(part or split_of(said.get("split") or ""), emotion, printable(f.name), f)
 
@@ -854,7 +881,7 @@ def read_folders(source: Source) -> Iterator[Face]:
     "The images in folders named after emotions."
     strange = Counter()
     for f in source.images:
-        part, emotion = place(f.name, source.label_map, source.split_map)
+        part, emotion = source.place(f.name)
         source.used.add(f.name)
         if emotion in EMOTIONS:
             yield Face(part, emotion, printable(f.name), f)
@@ -976,6 +1003,12 @@ READERS = (
 )  # fmt: skip
 
 # %% ../nbs/19_formats.ipynb #06a04e5a
+def split_of_source(source: Source) -> str | None:  # as `split_of`
+    "The split that the name of a whole source says: `test.zip` does, `my test of a camera` does not."
+    name = re.sub(r"[ _-]*(sets?|data|images?|faces?)?(\.\w+)*$", "", source.name, flags=re.IGNORECASE)
+    return split_of(name, source.split_map) if name.lower() in {*SPLIT_WORDS, *source.split_map} else None
+
+
 def read_faces(
     source: Source,  # gets the faults, the notes and what was not used
 ) -> tuple[str, Iterable[Face]]:  # name of the layout; its faces, a list unless they hold pixels
@@ -986,7 +1019,7 @@ def read_faces(
     faces = reader.read(source)
     if not reader.stream:
         faces = check_splits(list(faces), source)
-        part = split_of(source.name, source.split_map)
+        part = split_of_source(source)
         if part and not any(face.part for face in faces):
             source.notes.append(f"the name '{source.name}' says {part}")
             faces = [replace(face, part=part) for face in faces]

@@ -501,6 +501,15 @@ def test_a_folder_without_a_split_beside_others_is_refused(tmp_path):
         load(path, split_map={"holdout": "third"})
 
 
+@pytest.mark.parametrize("above", ["training faces", "my train", "test"])
+def test_a_folder_that_holds_all_splits_says_none(tmp_path, above):
+    names = [f"{above}/{s}/{e}/{i}.png" for s in ("train", "val", "holdout") for e in EMOTIONS for i in range(2)]
+    with pytest.raises(DataError, match=r"'holdout' .14 images. does not say"):
+        read(tmp_path, images(*names))
+    data = read(tmp_path, images(*(n for n in names if "holdout" not in n)), "b.zip")
+    assert [len(p) for p in data.parts.values()] == [14, 14]
+
+
 def test_emotions_beside_splits_are_refused(tmp_path):
     names = [f"{folder}{e}/{i}.png" for folder in ("train/", "test/", "") for e in EMOTIONS for i in range(2)]
     with pytest.raises(DataError, match=r"'angry' \(2 images\) .* \(nor do 6 others\)"):
@@ -520,10 +529,11 @@ def test_an_image_moved_to_another_split_stays_there(tmp_path):
     assert [list(data[part].names) for part in PARTS] == [[name] for name in moved]
 
 
-@pytest.mark.parametrize("name", ["test.zip", "fer2013_test", "Eval.tar.gz"])
+@pytest.mark.parametrize("name", ["test.zip", "Test Data", "eval-set.tar.gz"])
 def test_a_source_that_is_named_after_a_split(tmp_path, name):
     data = read(tmp_path, images("happy/1.png", "sad/2.png"), name)
     assert list(data.parts) == ["PrivateTest"] and "says PrivateTest" in data.notes[0]
+    assert "Training" in read(tmp_path, images("happy/1.png", "sad/2.png"), "test of " + name).parts
 
 
 @pytest.mark.parametrize("suffix, pack", [(".csv", bytes), (".csv.gz", gzip.compress), (".CSV", bytes)])
@@ -865,6 +875,17 @@ def test_tables_that_contradict(tmp_path):
             pictures | images("happy/3.jpg", "sad/4.jpg") | {"a.csv": b"path,label\ntrain/1.jpg,sad\n"},
             "d.zip",
         )
+
+
+def test_the_name_of_a_table_counts_before_the_folder_of_its_images(tmp_path):
+    tables = {f"{name}.csv": f"path,label\n{i}.jpg,sad\n".encode() for i, name in enumerate(("train", "val", "test"))}
+    data = read(tmp_path, images(*(f"train/{i}.jpg" for i in range(3))) | tables)
+    assert [list(data[part].names) for part in PARTS] == [[f"train/{i}.jpg"] for i in range(3)]
+
+
+def test_folders_that_might_be_splits_are_named(tmp_path):
+    data = read(tmp_path, images(*(f"fer/{s}/{e}/1.png" for s in ("Entrenamiento", "Prueba") for e in EMOTIONS)))
+    assert "'Entrenamiento', 'Prueba' are read together: --split-map" in data.notes[0]
 
 
 def test_whole_persons_are_cut_off(tmp_path):
