@@ -29,8 +29,8 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps, Unidentifie
 from tqdm import tqdm
 
 from .core import EMOTIONS, PARTS, DataError, write_beside
-from .formats import PARQUET, SIZE, Face, Fault, File, Source, check_label_map, check_split_map, finish, is_image
-from .formats import is_table, path_rows, pixel_tables, printable, read_faces, read_votes, unpacker
+from .formats import PARQUET, SIZE, Face, Fault, File, Source, SplitMap, check_label_map, check_split_map, finish
+from .formats import is_image, is_table, path_rows, pixel_tables, printable, read_faces, read_votes, unpacker
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'IMAGE_FORMATS', 'MAX_MEMBERS', 'MAX_TOTAL', 'MAX_RATIO', 'MAX_IMAGE', 'CACHE_FORMAT', 'ACTION_UNITS',
@@ -914,7 +914,7 @@ def read_source(
     try:
         with open_source(path) as files:
             kept = data.faults, data.notes, data.skipped
-            source = Source(path.name, files, label_map, split_map, None, *kept)
+            source = Source(path.name, files, label_map, SplitMap(split_map), None, *kept)
             if votes and not pixel_tables(source):
                 raise DataError(f"FER+ votes belong to the rows of fer2013.csv. {path.name} has none: give the CSV.")
             source.votes = read_votes(listed_files(votes)[0], source) if votes else None
@@ -935,6 +935,8 @@ def nothing_found(data: FaceData, files: list[File]) -> str:
     inside = next((f.name for f in files if f.name.lower().endswith((".zip", ".tar.gz", ".tgz", ".tar"))), None)
     if inside and len(files) < 100:
         return f"{data.source} has no faces, but {inside} in it may: unpack that and give it."
+    if data.skipped.get("left out by the split map"):
+        return f"The split map leaves out all faces of {data.source}. Keep some."
     if data.faults:
         return f"{data.source} has no usable face; its first fault: {data.faults[0]}."
     wanted = "Give images in folders named after emotions, a table of paths and labels, or fer2013.csv."

@@ -31,8 +31,8 @@ __all__ = ['ALIASES', 'LEFT_OUT', 'SPLIT_WORDS', 'NO_SPLIT', 'TABLES', 'SIZE', '
            'FERPLUS_LIST', 'RAF_LIST', 'EXPW_LIST', 'AFFECTNET_FILE', 'CK_FILE', 'PARQUET', 'RAF_PATH',
            'AFFECTNET_PATH', 'JAFFE_PATH', 'KDEF_PATH', 'CK_PATH', 'CK_SUBJECT', 'READERS', 'letters', 'emotion_of',
            'check_label_map', 'split_word', 'split_of', 'check_split_map', 'File', 'Fault', 'Face', 'printable',
-           'counted', 'is_hidden', 'is_table', 'is_image', 'place', 'Source', 'folder_of', 'find_image', 'finish',
-           'first_difference', 'note_groups', 'check_splits', 'check_split_words', 'unpacker', 'open_text',
+           'counted', 'is_hidden', 'is_table', 'is_image', 'place', 'SplitMap', 'Source', 'folder_of', 'find_image',
+           'finish', 'first_difference', 'note_groups', 'check_splits', 'check_split_words', 'unpacker', 'open_text',
            'guess_column', 'columns_of', 'csv_rows', 'sample_row', 'json_row', 'known_columns', 'pixel_row', 'csv_face',
            'parse_pixels', 'soft_label', 'read_votes', 'pixel_tables', 'read_pixel_tables', 'table_parts',
            'split_of_table', 'csv_faces', 'Row', 'row_part', 'join', 'path_rows', 'path_tables', 'read_tables',
@@ -205,6 +205,18 @@ def place(
     return part, next((e for f in reversed(below) if (e := emotion_of(f, label_map))), None)
 
 # %% ../nbs/19_formats.ipynb #b3e5ac41
+class SplitMap(dict):
+    "A split map that remembers which of its names were met."
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.met = set()
+
+    def __getitem__(self, name):
+        self.met.add(name)
+        return super().__getitem__(name)
+
+
 @dataclass
 class Source:
     "The files of a data set, and what was noticed while reading them."
@@ -212,7 +224,7 @@ class Source:
     name: str  # of the archive, table or folder
     files: list[File]
     label_map: dict[str, str] = field(default_factory=dict)  # of `check_label_map`
-    split_map: dict[str, str] = field(default_factory=dict)  # of `check_split_map`
+    split_map: SplitMap = field(default_factory=SplitMap)  # of `check_split_map`
     votes: list | None = None  # of `read_votes`, one for each row of FER2013's CSV
     faults: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -298,7 +310,9 @@ def find_image(
 
 
 def finish(source: Source) -> None:
-    "Say what nothing used: labels that are none of the seven, and files."
+    "Say what nothing used: labels that are none of the seven, and files; a name of the split map is a `DataError`."
+    if missed := sorted(set(source.split_map) - source.split_map.met):
+        raise DataError(f"Nothing in {source.name} is called '{missed[0]}'. Correct --split-map {missed[0]}=….")
     for label, n in source.unknown.items():
         images = counted(n)
         if label == "contempt":
@@ -379,7 +393,7 @@ MAX_TABLE_RATIO = 50  # unpacked to packed size of a table; FER2013's CSV has 3
 COLUMNS = {
     "pixels": ("pixels", "pixel"),
     "path": ("path", "file_name", "filename", "image_path", "img_path", "filepath", "file_path", "image_name",
-             "subdirectory_filepath", "image name", "imagename", "image", "img", "file", "image_id", "pth"),
+             "subdirectory_filepath", "image name", "imagename", "image", "img", "file", "image_id", "pth", "id"),
     "label": ("emotion", "expression", "label", "labels", "emotions", "emotion_label", "class", "class_name",
               "category", "target"),
     "split": ("usage", "split", "subset", "set", "partition"),

@@ -497,6 +497,10 @@ def test_a_folder_without_a_split_beside_others_is_refused(tmp_path):
             assert found == expected and not data.cut
         else:
             assert data.skipped["left out by the split map"] == sorted(n for n in names if "holdout" in n)
+    with pytest.raises(DataError, match=r"Nothing in a.zip is called 'hold-out'"):
+        load(path, split_map={"holdout": "test", "hold-out": "test"})
+    with pytest.raises(DataError, match=r"leaves out all faces of a\.zip"):
+        load(path, split_map={"holdout": "none", "train": "none", "test": "none"})
     with pytest.raises(DataError, match="'holdout' has to mean one of Training, PublicTest, PrivateTest or none"):
         load(path, split_map={"holdout": "third"})
 
