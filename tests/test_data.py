@@ -887,6 +887,34 @@ def test_the_name_of_a_table_counts_before_the_folder_of_its_images(tmp_path):
     assert [list(data[part].names) for part in PARTS] == [[f"train/{i}.jpg"] for i in range(3)]
 
 
+def test_an_image_of_the_same_name_in_another_folder_is_another_image(tmp_path):
+    table = {"all.csv": b"path,label\ntrain/1.jpg,sad\ntrain/2.jpg,happy\n"}
+    data = read(tmp_path, images("test/1.jpg", "train/2.jpg") | table)
+    assert counts(data) == {"Training": {"happy": 1}} and "'train/1.jpg'" in data.faults[0].problem
+    assert data.skipped == {"image that nothing labels": ["test/1.jpg"]}
+
+
+def test_rows_of_parquet_without_a_split_are_refused(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as pq
+
+    blobs = list(images("1.png", "2.png").values())
+    table = pa.table({"image": blobs, "label": ["sad", "happy"], "split": ["train", "fold 3"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="1 rows without a split that is understood"):
+        load(tmp_path / "a.parquet")
+    assert counts(load(tmp_path / "a.parquet", split_map={"fold 3": "test"})) == {
+        "Training": {"sad": 1},
+        "PrivateTest": {"happy": 1},
+    }
+
+
+def test_compound_emotions_of_raf_db_are_refused(tmp_path):
+    listed = {"EmoLabel/list_patition_label.txt": b"train_0001.jpg 3\ntest_0001.jpg 11\n"}
+    with pytest.raises(DataError, match="compound emotions"):
+        read(tmp_path, images("train_0001.jpg", "test_0001.jpg") | listed)
+
+
 def test_folders_that_might_be_splits_are_named(tmp_path):
     data = read(tmp_path, images(*(f"fer/{s}/{e}/1.png" for s in ("Entrenamiento", "Prueba") for e in EMOTIONS)))
     assert "'Entrenamiento', 'Prueba' are read together: --split-map" in data.notes[0]
