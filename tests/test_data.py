@@ -949,6 +949,15 @@ def test_a_table_that_unpacks_without_end(tmp_path):
         load(tmp_path / "b.csv")
 
 
+@pytest.mark.parametrize("blob", [b"", b"x", npy(3)[:-1], npy(3).replace(b"}", b"("), npy([1, 2]), npy("happy")])
+def test_damaged_numbers_of_affectnet(tmp_path, blob):
+    files = images("train_set/images/0.jpg", "train_set/images/1.jpg")
+    files |= {"train_set/annotations/0_exp.npy": blob, "train_set/annotations/1_exp.npy": npy("3")}
+    data = read(tmp_path, files)
+    assert counts(data) == {"Training": {"surprise": 1}}
+    assert str(data.faults[0]) == "train_set/annotations/0_exp.npy: has no number of an emotion; skipped"
+
+
 def test_damaged_tables_and_parquet(tmp_path):
     whole = parquet(["1.png"], [0], ["sad"])
     for i, blob in enumerate((whole[:100], whole[:-20], b"PAR1", b"")):
