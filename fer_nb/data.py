@@ -158,7 +158,7 @@ def decode(
             done.append(f"resized to {SIZE}×{SIZE}")
         return np.array(image), done
 
-
+# %% ../nbs/01_data_exploration.ipynb #40f6c98b
 def cut_out(
     image: Image.Image,
     box: tuple[int, int, int, int],  # left, top, right, bottom, pixels
@@ -263,7 +263,7 @@ def listed_files(
     images = ((p, path.parent / p) for p in sorted(paths) if is_image(p) and (path.parent / p).is_file())
     return [table, *(File(p, f.stat().st_size, partial(f.open, "rb"), f.stat().st_mtime_ns) for p, f in images)]
 
-
+# %% ../nbs/01_data_exploration.ipynb #825748b5
 @contextmanager
 def open_source(
     path: Path,  # a zip, a tar, packed or not, a table, or a folder
@@ -297,7 +297,7 @@ def pixels_of(face: Face) -> tuple[np.ndarray, list[str]]:  # uint8 [48, 48], an
     with face.pixels.open() as f:
         return decode(f.read(), face.box)
 
-
+# %% ../nbs/01_data_exploration.ipynb #82ddd0b5
 def gather(
     faces: Iterable[Face],  # of `formats.read_faces`
     data: FaceData,  # gets the parts, the faults and the conversions
@@ -323,7 +323,7 @@ def gather(
     data.parts.update({part: make_part(rows) for part, rows in found.items() if rows})
     return np.array([row[-1] for row in sorted(found["Training"], key=itemgetter(0))], object)
 
-
+# %% ../nbs/01_data_exploration.ipynb #fcc76876
 def make_part(
     rows: list[tuple],  # order, pixels, label, name, soft, subject
 ) -> Part:
@@ -900,7 +900,7 @@ def is_list(path: Path) -> bool:
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, DataError):
         return False
 
-
+# %% ../nbs/01_data_exploration.ipynb #6f7c44d9
 def read_source(
     path: Path,  # archive, table or folder
     votes: Path | None = None,  # FER+ votes
@@ -929,7 +929,7 @@ def read_source(
         raise DataError(nothing_found(data, files))
     return complete(data, subjects)
 
-
+# %% ../nbs/01_data_exploration.ipynb #64dd52a2
 def nothing_found(data: FaceData, files: list[File]) -> str:
     "Say what was there instead of faces."
     inside = next((f.name for f in files if f.name.lower().endswith((".zip", ".tar.gz", ".tgz", ".tar"))), None)
@@ -942,7 +942,7 @@ def nothing_found(data: FaceData, files: list[File]) -> str:
     wanted = "Give images in folders named after emotions, a table of paths and labels, or fer2013.csv."
     return f"{data.source} has no faces. {wanted} {GET_IT}"
 
-
+# %% ../nbs/01_data_exploration.ipynb #fbb1278e
 def complete(
     data: FaceData,
     subjects: np.ndarray | None = None,  # str or None [N], who the faces in Training are

@@ -67,7 +67,7 @@ def emotion_of(
     key = ALIASES.get(letters(name), letters(name))
     return key if key in EMOTIONS else "contempt" if key in LEFT_OUT else None
 
-
+# %% ../nbs/19_formats.ipynb #ccd15c6d
 def check_label_map(
     label_map: Mapping[str, str] | None,  # name of a folder, or entry of a table -> any name of one of the seven
 ) -> dict[str, str]:  # the same in lower case -> one of `EMOTIONS`
@@ -100,7 +100,7 @@ def split_word(
     found = [word for word in words if word in SPLIT_WORDS]
     return found[-1] if len({SPLIT_WORDS[word] for word in found}) == 1 else None
 
-
+# %% ../nbs/19_formats.ipynb #d9caf703
 def split_of(
     name: str,  # of a folder, a table or an entry of a split column
     split_map: Mapping[str, str] | None = None,  # of `check_split_map`
@@ -149,7 +149,7 @@ class Fault:
     def __str__(self) -> str:
         return f"{self.name}: {self.problem}; {self.action}"
 
-
+# %% ../nbs/19_formats.ipynb #1d75d7af
 @dataclass(frozen=True)
 class Face:
     "One labelled face as its source has it."
@@ -177,7 +177,7 @@ def is_hidden(name: str) -> bool:
     "Whether a path is that of a file which a file manager does not show."
     return bool(re.search(r"(^|/)(\.|__MACOSX/)", name))
 
-
+# %% ../nbs/19_formats.ipynb #91e25266
 def is_table(name: str) -> bool:
     "Whether a path is that of a table of text, packed or not."
     return bool(re.search(TABLES, name, re.IGNORECASE))
@@ -216,7 +216,7 @@ class SplitMap(dict):
         self.met.add(name)
         return super().__getitem__(name)
 
-
+# %% ../nbs/19_formats.ipynb #55915971
 @dataclass
 class Source:
     "The files of a data set, and what was noticed while reading them."
@@ -308,7 +308,7 @@ def find_image(
         found = [f for f in found if source.place(f.name)[0] == part]
     return found[0] if len(found) == 1 else None
 
-
+# %% ../nbs/19_formats.ipynb #d9a378d7
 def finish(source: Source) -> None:
     "Say what nothing used: labels that are none of the seven, and files; a name of the split map is a `DataError`."
     if missed := sorted(set(source.split_map) - source.split_map.met):
@@ -342,7 +342,7 @@ def note_groups(names: list[str], source: Source) -> None:
         said = ", ".join(f"'{group}'" for group in groups)
         source.notes.append(f"{said} are read together: --split-map {groups[-1]}=SPLIT, if they are splits")
 
-
+# %% ../nbs/19_formats.ipynb #0e40426c
 def check_splits(
     faces: list[Face],
     source: Source,  # gets a count of what is left out
@@ -365,7 +365,7 @@ def check_splits(
     check_split_words(deepest, source)
     return faces
 
-
+# %% ../nbs/19_formats.ipynb #5faf2e83
 def check_split_words(
     names: Iterable[str],  # of folders or tables
     source: Source,
@@ -426,7 +426,7 @@ def unpacker(start: bytes) -> Callable | None:
     "What unpacks a file that begins so; None where it is not packed."
     return next((unpack for magic, unpack in PACKED.items() if start.startswith(magic)), None)
 
-
+# %% ../nbs/19_formats.ipynb #ef9cb66f
 def open_text(file: File) -> io.TextIOWrapper:
     "A table as text, whatever its encoding, and whether or not it is packed."
     stream = io.BufferedReader(file.open())
@@ -456,7 +456,7 @@ def columns_of(
         return [guess or f"column {i}" for i, guess in enumerate(guesses)], False
     return names, True
 
-
+# %% ../nbs/19_formats.ipynb #a5149bd0
 def csv_rows(
     file: File,  # a table of `TABLES`
 ) -> Iterator[tuple[int, dict[str, str]]]:  # line number as an editor counts, column name in lower case -> entry
@@ -485,7 +485,7 @@ def csv_rows(
                 row = []
                 yield rows.line_num, {}
 
-
+# %% ../nbs/19_formats.ipynb #7b1a132b
 def sample_row(file: File) -> dict[str, str]:  # of `csv_rows`
     "The fullest of a table's first rows: it shows which columns there are."
     return max((row for _, row in islice(csv_rows(file), 20)), key=len, default={})
@@ -522,7 +522,7 @@ def pixel_row(
         known["pixels"] = " ".join(rest)
     return known
 
-
+# %% ../nbs/19_formats.ipynb #2966724a
 def csv_face(
     row: dict[str, str],  # of `csv_rows`
     source: Source | None = None,  # gives the meanings of names, and counts labels that are none of the seven
@@ -541,7 +541,7 @@ def csv_face(
     pixels = parse_pixels(row["pixels"])
     return part, source.emotion(label, dict(zip("0123456", CSV_ORDER, strict=True))), pixels
 
-
+# %% ../nbs/19_formats.ipynb #51bb4a9e
 def parse_pixels(
     text: str,  # 2,304 whole numbers 0 to 255, separated by spaces
 ) -> np.ndarray:  # uint8 [48, 48], row by row
@@ -577,7 +577,7 @@ def soft_label(
     soft = np.array([count[e] for e in EMOTIONS], np.float32)
     return soft / soft.sum() if soft.sum() > count.total() / 2 else None
 
-
+# %% ../nbs/19_formats.ipynb #c5fd50a6
 def read_votes(
     file: File,  # fer2013new.csv
     source: Source,  # gets a note on what is left out
@@ -620,7 +620,7 @@ def read_pixel_tables(source: Source) -> Iterator[Face]:
     for f, part in table_parts(tables, source, bool(whole)).items():
         yield from csv_faces(f, source, part)
 
-
+# %% ../nbs/19_formats.ipynb #db65fe01
 def table_parts(
     tables: list[File],
     source: Source,
@@ -640,7 +640,7 @@ def split_of_table(file: File, source: Source) -> str | None:  # as `split_of`
     "The split that the name of a table, or of the folder it lies in, says."
     return next((s for name in reversed(file.name.split("/")) if (s := split_of(name, source.split_map))), None)
 
-
+# %% ../nbs/19_formats.ipynb #f9664787
 def csv_faces(
     file: File,  # fer2013.csv, icml_face_data.csv or the like
     source: Source,  # has the votes, gets the faults
@@ -695,7 +695,7 @@ def row_part(row: Row, image: File, file: File, source: Source) -> str | None:
         raise DataError(f"{table} has {name} in Training, but its path says {lies}. Correct one of them.")
     return part or lies or split_of_table(file, source)
 
-
+# %% ../nbs/19_formats.ipynb #a65680ca
 def join(
     rows: Iterable[Row],
     file: File,  # the table they are from
@@ -739,7 +739,7 @@ def path_tables(source: Source) -> list[File]:
 
     return [f for f in source.named(TABLES) if any(here(f, row) for row in islice(path_rows(f), 100))]
 
-
+# %% ../nbs/19_formats.ipynb #d966dfa9
 def read_tables(
     source: Source,
     codes: Mapping[str, str] | None = None,  # what numbers mean in them
@@ -777,7 +777,7 @@ def lines_of(file: File) -> Iterator[tuple[int, list[str]]]:  # line number, wha
         for n, line in enumerate(iter(partial(text.readline, MAX_LINE), ""), 1):
             yield n, line.split()
 
-
+# %% ../nbs/19_formats.ipynb #bf251755
 def raf_db_rows(file: File, source: Source) -> Iterator[Row]:
     "The rows of RAF-DB's list: `train_00001.jpg 5`."
     rows = [row for _, row in lines_of(file) if len(row) == 2]
@@ -827,7 +827,7 @@ def ferplus_rows(file: File, source: Source) -> Iterator[Row]:
             dropped += bool(row and not row.path)
     source.notes += [f"FER+ votes: {dropped:,} rows dropped by FER+"] * (dropped > 0)
 
-
+# %% ../nbs/19_formats.ipynb #146fdf3e
 def is_ferplus(source: Source) -> bool:
     "Whether there are votes of FER+ for images that are here."
     def here(f, row): return find_image(source, row.path, folder_of(f), row.split and split_of(row.split))
@@ -846,7 +846,7 @@ def read_lists(
     for f in source.named(pattern):
         yield from join(rows(f, source), f, source, codes)
 
-
+# %% ../nbs/19_formats.ipynb #f0c0a201
 def read_label_files(
     ending: str,  # of the file that has the label of one image
     parse: Callable[[bytes], str],  # its content -> label
@@ -871,7 +871,7 @@ def npy_label(blob: bytes) -> str:
     "The number in a .npy file of AffectNet, which is kept as text or as a number."
     return str(int(float(np.load(io.BytesIO(blob), allow_pickle=False).item())))
 
-
+# %% ../nbs/19_formats.ipynb #5a4069a2
 def text_label(blob: bytes) -> str:
     "The number in a text file of CK+: `3.0000000e+00`."
     return str(int(float(blob)))
@@ -890,7 +890,7 @@ def read_paths(
             if emotion := source.emotion(said["label"].upper() if codes else said["label"], codes):
                 yield Face(part or split_of(said.get("split") or ""), emotion, printable(f.name), f)
 
-
+# %% ../nbs/19_formats.ipynb #8b180601
 def read_folders(source: Source) -> Iterator[Face]:
     "The images in folders named after emotions."
     strange = Counter()
@@ -918,7 +918,7 @@ def label_names(metadata: dict[bytes, bytes] | None) -> dict[str, str]:  # numbe
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
         return {}
 
-
+# %% ../nbs/19_formats.ipynb #9915b30f
 def parquet_faces(file: File, source: Source, part: str | None) -> Iterator[Face]:
     "The faces of one Parquet table, a few hundred rows at a time."
     from pyarrow import parquet
@@ -941,7 +941,7 @@ def parquet_faces(file: File, source: Source, part: str | None) -> Iterator[Face
                 name = printable(f"{file.name}:{n}")
                 yield Face(said, emotion, name, File(name, len(content), partial(io.BytesIO, content)))
 
-
+# %% ../nbs/19_formats.ipynb #9d74617e
 def read_parquet(source: Source) -> Iterator[Face]:
     "The faces of all Parquet tables."
     try:
