@@ -27,7 +27,8 @@ import streamlit as st
 from PIL import Image, ImageDraw
 
 from .core import COLORS, EMOTIONS, MODELS, PARTS, FerError, ImageError, measured, models_dir, shipped_models
-from .data import draw_face, draw_group, picture_suffixes
+from .data import draw_face, draw_group
+from .formats import picture_suffixes
 from .inference import COLUMNS, EmotionRecognizer, FaceEmotion, Result, draw_faces, ink
 from .inference import load_image
 from .video import COLUMNS as FILM_COLUMNS

@@ -29,13 +29,14 @@ from .core import MODELS, PEERS, FerError, RecipeError, brief, default_model, mo
 from .core import shipped_models, system_libraries, write_beside
 
 # %% auto #0
-__all__ = ['UsageError', 'app', 'AsJson', 'DATA_FORMS', 'MAP', 'Meanings', 'ONE_OF', 'NO_DATA', 'GO_ON', 'START', 'MINUTES',
-           'SET', 'VIEWS', 'PLAN', 'STAGE', 'ADD', 'MODEL_FORMS', 'PART', 'VOTES', 'WRITE', 'Tta', 'JUDGE', 'bench',
-           'Which', 'Threads', 'AS_IT_IS', 'WHICH', 'Model', 'MinFace', 'Threshold', 'WHERE', 'ENGINE', 'Commands',
-           'needs', 'about', 'pairs', 'data', 'train', 'recipe', 'bank', 'reproduce', 'runs', 'average', 'models',
-           'evaluate', 'export_models', 'bench_train', 'bench_predict', 'bench_engine', 'bench_variants', 'bench_scale',
-           'names_on_stdin', 'in_folder', 'named_pictures', 'rows_before', 'table_file', 'drawing_file', 'drawn',
-           'predict', 'video', 'page_file', 'start_app', 'original', 'prepare_streams', 'main']
+__all__ = ['UsageError', 'app', 'AsJson', 'DATA_FORMS', 'MAP', 'LabelMap', 'SPLITS', 'SplitMap', 'ONE_OF', 'NO_DATA', 'GO_ON',
+           'START', 'MINUTES', 'SET', 'VIEWS', 'PLAN', 'STAGE', 'ADD', 'MODEL_FORMS', 'PART', 'VOTES', 'WRITE', 'Tta',
+           'JUDGE', 'bench', 'Which', 'Threads', 'AS_IT_IS', 'WHICH', 'Model', 'MinFace', 'Threshold', 'WHERE',
+           'ENGINE', 'Commands', 'needs', 'about', 'pairs', 'maps', 'data', 'train', 'recipe', 'bank', 'reproduce',
+           'runs', 'average', 'models', 'evaluate', 'export_models', 'bench_train', 'bench_predict', 'bench_engine',
+           'bench_variants', 'bench_scale', 'names_on_stdin', 'in_folder', 'named_pictures', 'rows_before',
+           'table_file', 'drawing_file', 'drawn', 'predict', 'video', 'page_file', 'start_app', 'original',
+           'prepare_streams', 'main']
 
 # %% ../nbs/15_cli.ipynb #48250e3f
 UsageError = typer.BadParameter.__base__  # click's, or that of the copy of click which typer brings
@@ -100,9 +101,11 @@ def about(
 
 # %% ../nbs/15_cli.ipynb #e50368aa
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DATA_FORMS = "FER2013 as .zip, .tar.gz, folder or CSV; or a folder with a sub-folder per emotion."
-MAP = "What else a folder or CSV entry means, as contempt=disgust or 3=happy; may be repeated."
-Meanings = Annotated[list[str], typer.Option("--map", metavar="NAME=EMOTION", help=MAP)]
+DATA_FORMS = "FER2013, FER+, RAF-DB, AffectNet, ExpW, CK+, JAFFE or KDEF; folders of emotions; a table of images."
+MAP = "What else a folder or an entry of a table means, as contempt=disgust or 3=happy; may be repeated."
+LabelMap = Annotated[list[str], typer.Option("--label-map", metavar="NAME=EMOTION", help=MAP)]
+SPLITS = "Split of a folder, table or entry: Training, PublicTest, PrivateTest, or none (left out); may be repeated."
+SplitMap = Annotated[list[str], typer.Option("--split-map", metavar="NAME=SPLIT", help=SPLITS)]
 
 
 def pairs(
@@ -115,16 +118,25 @@ def pairs(
     return dict(s.split("=", 1) for s in settings)
 
 
+def maps(
+    label_map: list[str],  # each NAME=EMOTION
+    split_map: list[str],  # each NAME=SPLIT
+) -> dict[str, dict[str, str]]:  # what `load_data` takes
+    "What names in a data set mean, as the shell gives it."
+    return dict(label_map=pairs(label_map, "--label-map"), split_map=pairs(split_map, "--split-map"))
+
+
 @app.command()
 def data(
     path: Annotated[Path, typer.Argument(metavar="PATH", help=DATA_FORMS)],
-    meanings: Meanings = [],  # noqa: B006
+    label_map: LabelMap = [],  # noqa: B006
+    split_map: SplitMap = [],  # noqa: B006
     as_json: AsJson = False,
 ):
     "What is in a data set: counts, copies, faults."
     from fer_nb.data import load_data, report
 
-    found = report(load_data(path, names=pairs(meanings, "--map")))
+    found = report(load_data(path, **maps(label_map, split_map)))
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
 
 # %% ../nbs/15_cli.ipynb #d3b0d9d9
@@ -152,6 +164,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help=GO_ON)] = False,
     minutes: Annotated[float, typer.Option(metavar="M", min=0, help=MINUTES)] = 0.0,
     note: Annotated[str, typer.Option(metavar="TEXT", help="What you expect of it, for fer-nb runs.")] = "",
+    label_map: LabelMap = [],  # noqa: B006
+    split_map: SplitMap = [],  # noqa: B006
 ):
     "Train a model, and export it."
     model_info(model)
@@ -166,7 +180,7 @@ def train(
     if minutes and epochs:
         raise RecipeError("--minutes counts the epochs itself. Give it, or --epochs.")
     model_recipe(model, **changes)  # what is wrong is said before the data is read
-    faces = load_data(data)
+    faces = load_data(data, **maps(label_map, split_map))
     result = run(model, faces, out=out, resume=resume, log=typer.echo, note=note, minutes=minutes, **changes)
     if result:
         typer.echo(result)
@@ -288,7 +302,8 @@ def evaluate(
     which: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help=MODEL_FORMS)] = None,
     data: Annotated[Path | None, typer.Option(metavar="PATH", help=NO_DATA)] = None,
     part: Annotated[str | None, typer.Option(metavar="PART", help=PART)] = None,
-    meanings: Meanings = [],  # noqa: B006
+    label_map: LabelMap = [],  # noqa: B006
+    split_map: SplitMap = [],  # noqa: B006
     votes: Annotated[Path | None, typer.Option(metavar="CSV", help=VOTES)] = None,
     tta: Tta = False,
     every: Annotated[bool, typer.Option("--all", help="All models that are here.")] = False,
@@ -298,15 +313,15 @@ def evaluate(
     "Measure models on labelled faces: accuracy with its interval, each emotion, calibration, with and without copies."
     if (write and not every) or (every and which):
         raise FerError("--all stands instead of names, and --write needs --all. Give one or the other.")
-    if write and (votes or meanings or part or tta):
-        raise FerError("--write measures every part as it is. Leave out --part, --tta, --map and --votes.")
+    if write and (votes or label_map or split_map or part or tta):
+        raise FerError("--write measures every part as it is. Leave out --part, --tta, the maps and --votes.")
     with needs("train"):
         from fer_nb import evaluation
         from fer_nb.data import load_data
     names = shipped_models() if every else which or [default_model()]
     for name in names:
         evaluation.open_model(name)  # what is wrong is said before the data is read
-    faces = load_data(data, votes, pairs(meanings, "--map"))
+    faces = load_data(data, votes, **maps(label_map, split_map))
     if write:
         path = evaluation.write_results(faces, log=lambda line: typer.echo(line, err=as_json))
         cards = [file.name for file in evaluation.write_cards() if file.suffix == ".md"]
@@ -490,7 +505,7 @@ def in_folder(
     without: Path | None = None,  # a folder below, whose pictures are not meant
 ) -> list[str]:  # sorted; a folder that may not be read is one of them, so that it is answered with its error
     "The pictures in a folder, and in those it links to. What else is there is counted on standard error."
-    from fer_nb.data import picture_suffixes
+    from fer_nb.formats import picture_suffixes
 
     found, locked, others, seen = [], [], Counter(), set()
     if without and without.is_dir() and not without.samefile(root):

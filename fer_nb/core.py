@@ -29,6 +29,7 @@ EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 #: FER2013's own three parts: train on the first, choose on the second, report on the third.
 PARTS = ("Training", "PublicTest", "PrivateTest")
 
+
 # %% ../nbs/00_core.ipynb #52de1051
 #: emotion -> "#rrggbb", from Okabe and Ito's colour-blind-safe palette
 COLORS = {

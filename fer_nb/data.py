@@ -5,51 +5,45 @@
 # %% ../nbs/01_data_exploration.ipynb #03fea034
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import re
 import tarfile
-import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from .core import EMOTIONS, PARTS, DataError, refuse_address, write_beside
+from .formats import PARQUET, SIZE, Face, Fault, File, Source, SplitMap, check_label_map, check_split_map, finish
+from .formats import is_image, is_table, open_picture, path_rows, pixel_tables, printable, read_faces
+from .formats import read_votes, unpacker
 
 # %% auto #0
-__all__ = ['SIZE', 'ALIASES', 'LEFT_OUT', 'PART_FOLDERS', 'MAX_PIXELS', 'NO_PICTURES', 'HEIC', 'NEEDS_HEIF', 'MAX_MEMBERS',
-           'MAX_TOTAL', 'MAX_RATIO', 'MAX_IMAGE', 'CSV_ORDER', 'MAX_LINE', 'CACHE_FORMAT', 'ACTION_UNITS',
-           'EXPRESSIONS', 'IDENTITY', 'FER2013_TRAINING', 'GET_IT', 'BLANK', 'FLAT', 'VERDICTS', 'Part', 'Fault',
-           'FaceData', 'letters', 'emotion_of', 'own_names', 'place', 'shallow', 'as_seen', 'heif_is_known',
-           'picture_suffixes', 'open_picture', 'decode', 'File', 'harmless', 'limited', 'zip_files', 'tar_files',
-           'folder_files', 'open_source', 'Face', 'printable', 'is_image', 'image_faces', 'csv_rows', 'has_pixels',
-           'csv_face', 'parse_pixels', 'read_votes', 'csv_faces', 'gather', 'same_pixels', 'cut_validation',
+__all__ = ['MAX_PIXELS', 'MAX_MEMBERS', 'MAX_TOTAL', 'MAX_RATIO', 'MAX_IMAGE', 'CACHE_FORMAT', 'ACTION_UNITS', 'EXPRESSIONS',
+           'IDENTITY', 'FER2013_TRAINING', 'GET_IT', 'DAMAGE', 'BLANK', 'FLAT', 'VERDICTS', 'Part', 'FaceData',
+           'shallow', 'as_seen', 'decode', 'cut_out', 'harmless', 'limited', 'zip_files', 'tar_files', 'folder_files',
+           'listed_files', 'open_source', 'pixels_of', 'gather', 'make_part', 'same_pixels', 'cut_validation',
            'cache_name', 'cache_folders', 'write_cache', 'read_cache', 'draw_face', 'draw_group', 'drawn_faces',
-           'drawn_data', 'read_source', 'nothing_found', 'complete', 'load_data', 'tta_views', 'brightness', 'contrast',
-           'commonest', 'blank', 'stand_in', 'groups_of_copies', 'sharpness', 'full_range', 'figures', 'verdict',
-           'Report', 'report']
+           'drawn_data', 'is_list', 'read_source', 'nothing_found', 'complete', 'load_data', 'tta_views', 'brightness',
+           'contrast', 'commonest', 'blank', 'stand_in', 'groups_of_copies', 'sharpness', 'full_range', 'figures',
+           'verdict', 'Report', 'report']
 
 # %% ../nbs/01_data_exploration.ipynb #e0e7c8dc
-#: side of every image in this library's data sets, pixels
-SIZE = 48
-
-
 @dataclass(frozen=True, eq=False)
 class Part:
     "Faces of one part of a data set; `part[index]` is a `Part` again, for a slice, a mask or an index array."
@@ -73,18 +67,6 @@ class Part:
     def __repr__(self) -> str:
         return f"Part({len(self):,} faces: " + ", ".join(f"{n:,} {e}" for e, n in self.counts.items()) + ")"
 
-# %% ../nbs/01_data_exploration.ipynb #e3abac4f
-@dataclass(frozen=True)
-class Fault:
-    "Something in the source that could not be used as it is."
-
-    name: str  # which file, folder or CSV line
-    problem: str  # what is wrong with it
-    action: str  # what was done about it
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.problem}; {self.action}"
-
 # %% ../nbs/01_data_exploration.ipynb #060fb947
 @dataclass
 class FaceData:
@@ -95,6 +77,8 @@ class FaceData:
     faults: list[Fault] = field(default_factory=list)  # what could not be used
     notes: list[str] = field(default_factory=list)  # what was decided on the way
     converted: dict[str, int] = field(default_factory=dict)  # what was done -> to how many images
+    skipped: dict[str, list[str]] = field(default_factory=dict)  # why a file was not used -> names
+    layout: str = ""  # of `formats.READERS`
     drawn: bool = False  # drawn stand-in faces, not photographs
     cut: bool = False  # PublicTest was cut off Training, because the source has none
     size = SIZE  # side of the images, pixels
@@ -120,65 +104,6 @@ class FaceData:
     def __repr__(self) -> str:
         found = ", ".join(f"{name} {len(part):,}" for name, part in self.parts.items())
         return f"FaceData({self.source}: {found}; {len(self.faults)} faults)"
-
-# %% ../nbs/01_data_exploration.ipynb #f7b8356f
-#: other names of the seven -> the name used here
-ALIASES = {
-    "anger": "angry", "disgusted": "disgust", "fearful": "fear", "afraid": "fear", "scared": "fear",
-    "happiness": "happy", "joy": "happy", "joyful": "happy", "neutrality": "neutral", "calm": "neutral",
-    "sadness": "sad", "surprised": "surprise", "suprise": "surprise",  # as folders of FER+ spell it
-}  # fmt: skip
-
-#: emotions of other data sets that have no counterpart among the seven: left out, and said
-LEFT_OUT = ("contempt", "contemptuous")
-
-
-def letters(name: str) -> str:
-    "The letters of a name in lower case: `'3_Happy'` -> `'happy'`."
-    return re.sub("[^a-z]", "", name.lower())
-
-
-def emotion_of(
-    name: str,  # the name of a folder, or an entry of a CSV
-    names: dict[str, str] | None = None,  # of `own_names`: what else names mean
-) -> str | None:  # one of `EMOTIONS`, "contempt", or None where the name says nothing
-    "The emotion people mean by a name."
-    if names and (said := names.get(name.lower()) or names.get(letters(name))):
-        return said
-    key = ALIASES.get(letters(name), letters(name))
-    return key if key in EMOTIONS else "contempt" if key in LEFT_OUT else None
-
-
-def own_names(
-    names: dict[str, str] | None,  # name of a folder, or entry of a CSV -> one of the seven, by any of its names
-) -> dict[str, str]:  # the same in lower case -> one of `EMOTIONS`
-    "A caller's names for emotions; one that is to mean something else is a `DataError`."
-    for name, meaning in (names or {}).items():
-        if not name or emotion_of(meaning) not in EMOTIONS:
-            raise DataError(f"'{name}' cannot mean '{meaning}'. A name has to mean one of {', '.join(EMOTIONS)}.")
-    return {name.lower(): emotion_of(meaning) for name, meaning in (names or {}).items()}
-
-# %% ../nbs/01_data_exploration.ipynb #d1537bfe
-#: folder name -> the part its images belong to, where file names do not tell
-PART_FOLDERS = {
-    **dict.fromkeys(("train", "training"), "Training"),
-    **dict.fromkeys(("val", "valid", "validation", "publictest"), "PublicTest"),
-    **dict.fromkeys(("test", "testing", "privatetest"), "PrivateTest"),
-}
-
-
-def place(
-    name: str,  # path of an image inside its archive or folder
-    names: dict[str, str] | None = None,  # of `own_names`
-) -> tuple[str | None, str | None]:  # part, emotion as `emotion_of` gives it; None where the path does not tell
-    "What the path of an image says about it."
-    *folders, file = name.split("/")
-    part = next((p for p in PARTS if file.lower().startswith(p.lower() + "_")), None)
-    at = max((i for i, f in enumerate(folders) if letters(f) in PART_FOLDERS), default=-1)
-    if at >= 0:
-        part = part or PART_FOLDERS[letters(folders[at])]
-    below = folders[at + 1 :] or folders
-    return part, next((e for f in reversed(below) if (e := emotion_of(f, names))), None)
 
 # %% ../nbs/01_data_exploration.ipynb #ccde2e2d
 MAX_PIXELS = 64_000_000  # of a picture, as the largest cameras make them; a small file can unfold into gigabytes
@@ -206,56 +131,12 @@ def as_seen(
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image
 
-# %% ../nbs/01_data_exploration.ipynb #6d4946d0
-#: kinds which Pillow knows but that are no pictures, or are known to it by name only
-NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-
-#: as phones store photos
-HEIC = (".heic", ".heif", ".hif")
-NEEDS_HEIF = "is HEIC, which needs a package more: pip install pillow-heif, or save it as JPEG"
-
-
-@cache
-def heif_is_known() -> bool:
-    "Whether HEIC can be read; from now on Pillow does."
-    try:
-        import pillow_heif
-    except ImportError:
-        return False
-    pillow_heif.register_heif_opener()
-    return True
-
-
-@cache
-def picture_suffixes() -> frozenset[str]:
-    "What names of pictures end in: .jpg, .png, .heic and some sixty more."
-    known = Image.registered_extensions().items()
-    return frozenset(HEIC) | {suffix for suffix, kind in known if kind in Image.OPEN and kind not in NO_PICTURES}
-
-
-def open_picture(
-    file: str | Path | BinaryIO,
-) -> Image.Image:
-    "A picture of any kind, its header read; what is none is an `UnidentifiedImageError`."
-    heif_is_known()
-    try:
-        image = Image.open(file)
-    except UnidentifiedImageError:
-        with open(file, "rb") if isinstance(file, (str, os.PathLike)) else nullcontext(file) as again:
-            again.seek(4)
-            if again.read(8) in (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1"):
-                raise ValueError(NEEDS_HEIF) from None
-        raise
-    if image.format in NO_PICTURES:
-        raise UnidentifiedImageError
-    return image
-
 # %% ../nbs/01_data_exploration.ipynb #595eeda8
 def decode(
     blob: bytes,  # content of an image file
+    box: tuple[int, int, int, int] | None = None,  # left, top, right, bottom of the face, pixels; None: all of it
 ) -> tuple[np.ndarray, list[str]]:  # uint8 [48, 48], and what had to be done
     "The pixels of one face; what is no usable image raises whatever Pillow raises, or a `ValueError`."
-    done = []
     try:
         image = open_picture(io.BytesIO(blob))
     except UnidentifiedImageError:
@@ -265,28 +146,32 @@ def decode(
     with image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width}×{image.height} are too many pixels")
-        done += ["made 8-bit gray"] * (image.mode != "L")
+        done = ["made 8-bit gray"] * (image.mode != "L")
+        if box and box != (0, 0, *image.size):
+            image = cut_out(image, box)
+            done.append("cut out by its box")
         image = as_seen(image).convert("L")
         if image.size != (SIZE, SIZE):
             image = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.LANCZOS)
             done.append(f"resized to {SIZE}×{SIZE}")
         return np.array(image), done
 
+# %% ../nbs/01_data_exploration.ipynb #40f6c98b
+def cut_out(
+    image: Image.Image,
+    box: tuple[int, int, int, int],  # left, top, right, bottom, pixels
+) -> Image.Image:
+    "The part of an image that its box and itself have in common; where there is none, a `ValueError`."
+    left, top, right, bottom = max(box[0], 0), max(box[1], 0), min(box[2], image.width), min(box[3], image.height)
+    if left >= right or top >= bottom:
+        raise ValueError("its box lies outside of it")
+    return image.crop((left, top, right, bottom))
+
 # %% ../nbs/01_data_exploration.ipynb #83783c4e
 MAX_MEMBERS = 2_000_000  # files in an archive
 MAX_TOTAL = 64 * 2**30  # bytes of an archive when unfolded
 MAX_RATIO = 50  # unfolded to packed size; JPEG has 1, FER2013's CSV has 3
 MAX_IMAGE = 64 * 2**20  # bytes of one image file
-
-
-@dataclass(frozen=True)
-class File:
-    "A file of a source, wherever it lies."
-
-    name: str  # path inside the source, with "/"
-    size: int  # bytes
-    open: Callable[[], BinaryIO]  # gives its content
-    changed: int = 0  # time of last change, ns; 0 inside an archive
 
 
 def harmless(
@@ -327,18 +212,19 @@ def zip_files(archive: zipfile.ZipFile) -> Iterator[File]:
 
 
 def tar_files(archive: tarfile.TarFile) -> Iterator[File]:
-    "Files of a tar archive; links and devices in it are passed over."
+    "Files of a tar archive; links and devices in it are marked."
     for m in archive:
         name = harmless(m.name)
-        if m.isreg():
-            yield File(name, m.size, partial(archive.extractfile, m))
+        if not m.isdir():
+            odd = "" if m.isreg() else "link in an archive" if m.islnk() or m.issym() else "pipe or device"
+            yield File(name, 0 if odd else m.size, partial(archive.extractfile, m), odd=odd)
     archive.fileobj.seek(archive.offset)
     if archive.fileobj.read(512) != bytes(512):  # tarfile takes a missing end in silence
         raise EOFError("it ends too early")
 
 
 def folder_files(root: Path) -> Iterator[File]:
-    "Files below a folder; pipes, devices, links to folders and the like are passed over."
+    "Files below a folder; pipes, devices, links to folders and the like are marked."
     waiting = [""]
     while waiting:
         below = waiting.pop()
@@ -348,10 +234,13 @@ def folder_files(root: Path) -> Iterator[File]:
                     waiting.append(f"{below}{e.name}/")
                 elif e.is_file():
                     yield File(below + e.name, e.stat().st_size, partial(open, e.path, "rb"), e.stat().st_mtime_ns)
+                else:
+                    odd = "link to a folder, or to nothing" if e.is_symlink() else "pipe or device"
+                    yield File(below + e.name, 0, io.BytesIO, odd=odd)
 
 # %% ../nbs/01_data_exploration.ipynb #0e5f89f5
-class _Gzip(gzip.GzipFile):
-    "A gzip stream that never unfolds more than an image's worth at once."
+class _Bounded(io.BufferedReader):
+    "What a packed archive unfolds to, never more than an image's worth at once."
 
     def read(self, size=-1):
         if size > MAX_IMAGE:
@@ -359,9 +248,23 @@ class _Gzip(gzip.GzipFile):
         return super().read(size)
 
 
+def listed_files(
+    path: Path,  # a table that is given alone
+) -> list[File]:  # the table, and the image files that it names, which lie beside it
+    "A table with the images that it names."
+    parquet = re.search(PARQUET, path.name.lower())
+    name = path.name if parquet or is_table(path.name) else f"{path.name}.csv"
+    stat = path.stat()
+    table = File(name, stat.st_size, partial(path.open, "rb"), stat.st_mtime_ns)
+    rows = [] if parquet else path_rows(table)
+    paths = {re.sub(r"^(\./)+", "", row.path.replace("\\", "/")) for row in rows}
+    images = ((p, path.parent / p) for p in sorted(paths) if is_image(p) and (path.parent / p).is_file())
+    return [table, *(File(p, f.stat().st_size, partial(f.open, "rb"), f.stat().st_mtime_ns) for p, f in images)]
+
+# %% ../nbs/01_data_exploration.ipynb #825748b5
 @contextmanager
 def open_source(
-    path: Path,  # a .zip, .tar, .tar.gz, .tgz or .csv file, or a folder
+    path: Path,  # a zip, a tar, packed or not, a table, or a folder
 ) -> Iterator[list[File]]:
     "All files of a source, in the order of their names, to be opened while the context lasts."
     by_name = partial(sorted, key=lambda f: f.name)
@@ -370,214 +273,66 @@ def open_source(
         return
     with path.open("rb") as f:
         start = f.read(512)
+    packed = None
     if start[:2] == b"PK":
         with zipfile.ZipFile(path) as z:
             yield by_name(limited(zip_files(z), path.stat().st_size))
-    elif (packed := start[:2] == b"\x1f\x8b") or start[257:262] == b"ustar":
-        with (_Gzip(path) if packed else path.open("rb")) as f, tarfile.open(fileobj=f, mode="r:") as t:
+    elif start[257:262] == b"ustar" or ((packed := unpacker(start)) and not is_table(path.name)):
+        with (_Bounded(packed(path)) if packed else path.open("rb")) as f, tarfile.open(fileobj=f, mode="r:") as t:
             yield limited(tar_files(t), path.stat().st_size)
-    elif path.suffix.lower() in (".zip", ".tar", ".tgz", ".gz"):
+    elif path.suffix.lower() in (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz") and not is_table(path.name):
         raise DataError(f"{path.name} is no zip or tar archive. It may be a web page or half a download.")
     else:
-        yield [File(path.name, path.stat().st_size, partial(path.open, "rb"))]
-
-# %% ../nbs/01_data_exploration.ipynb #1806986a
-@dataclass(frozen=True)
-class Face:
-    "One labelled face as its source has it."
-
-    part: str | None  # of `PARTS`; None where the source does not tell
-    emotion: str  # of `EMOTIONS`
-    name: str  # where it stood
-    pixels: np.ndarray | Callable[[], BinaryIO]  # uint8 [48, 48], or a way to open the image file
-    soft: np.ndarray | None = None  # float32 [7]
-
-
-def printable(name: str) -> str:
-    "A file's name without anything that would upset a terminal or a JSON file."
-    return "".join(c if c.isprintable() else "?" for c in name)
-
-
-def is_image(name: str) -> bool:
-    "Whether a path is that of an image and not of a hidden file."
-    return os.path.splitext(name)[1].lower() in picture_suffixes() and not re.search(r"(^|/)(\.|__MACOSX/)", name)
-
-
-def image_faces(
-    files: list[File],  # image files of a source
-    data: FaceData,  # gets the faults and notes
-    names: dict[str, str] | None = None,  # of `own_names`
-) -> Iterator[Face]:
-    "The faces of image files in folders named after emotions."
-    contempt, unknown = 0, Counter()
-    for f in files:
-        part, emotion = place(f.name, names)
-        if emotion in EMOTIONS and f.size > MAX_IMAGE:
-            data.faults.append(Fault(printable(f.name), f"is a file of {f.size / 2**20:,.0f} MB", "skipped"))
-        elif emotion in EMOTIONS:
-            yield Face(part, emotion, printable(f.name), f.open)
-        elif emotion is None:
-            unknown[f.name.rpartition("/")[0]] += 1
-        else:
-            contempt += 1
-    for folder, n in unknown.items():
-        where = f"folder '{printable(folder)}'" if folder else "the top folder"
-        problem = f"is not named after one of the seven emotions ({n:,} image{'s' * (n > 1)})"
-        data.faults.append(Fault(where, problem, "left out"))
-    if contempt:
-        data.notes.append(f"contempt is none of the seven emotions: {contempt:,} image{'s' * (contempt > 1)} left out")
-
-# %% ../nbs/01_data_exploration.ipynb #a9d4e655
-#: FER2013's CSV numbers the emotions in this order
-CSV_ORDER = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-
-MAX_LINE = 2**20  # characters; one of FER2013 has about 8,000
-
-
-def csv_rows(
-    file: File,  # a CSV file
-) -> Iterator[tuple[int, dict[str, str]]]:  # line number as an editor counts, column name in lower case -> entry
-    "The rows of a CSV, with the spaces around names and entries gone; a broken row comes as an empty dict."
-    with io.TextIOWrapper(file.open(), encoding="utf-8-sig", errors="replace", newline="") as text:
-        rows = csv.reader(iter(partial(text.readline, MAX_LINE), ""))
-        try:
-            columns = [c.strip().lower() for c in next(rows, [])]
-        except csv.Error:
-            return
-        while True:
-            try:
-                row = next(rows)
-            except StopIteration:
-                return
-            except csv.Error:
-                yield rows.line_num, {}
-                continue
-            if row:
-                yield rows.line_num, {c: entry.strip() for c, entry in zip(columns, row, strict=False)}
-
-# %% ../nbs/01_data_exploration.ipynb #e5962853
-def has_pixels(file: File) -> bool:
-    "Whether a file is a CSV with the columns `emotion` and `pixels`."
-    if not file.name.lower().endswith(".csv"):
-        return False
-    _, row = next(csv_rows(file), (0, {}))
-    return {"emotion", "pixels"} <= row.keys()
-
-
-def csv_face(
-    row: dict[str, str],  # entries by column name
-    names: dict[str, str] | None = None,  # of `own_names`
-) -> tuple[str | None, str, np.ndarray]:  # part, emotion (maybe "contempt"), uint8 [48, 48]
-    "What a row of the CSV says; what is wrong with it is a `ValueError`."
-    if not {"emotion", "pixels"} <= row.keys():
-        raise ValueError("is not a complete row")
-    usage = row.get("usage")
-    part = {p.lower(): p for p in PARTS}.get((usage or "").lower())
-    if usage is not None and part is None:
-        raise ValueError(f"has the unknown Usage '{usage[:40]}'")
-    number = row["emotion"]
-    numbered = number in {*"0123456"} - (names or {}).keys()
-    emotion = CSV_ORDER[int(number)] if numbered else emotion_of(number, names)
-    if emotion is None:
-        raise ValueError(f"has the unknown emotion '{number[:40]}'")
-    return part, emotion, parse_pixels(row["pixels"])
-
-
-def parse_pixels(
-    text: str,  # 2,304 whole numbers 0 to 255, separated by spaces
-) -> np.ndarray:  # uint8 [48, 48], row by row
-    "The image of one CSV row; what is wrong with it is a `ValueError`."
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # numpy only warns where the text is not a row of numbers
-        try:
-            pixels = np.fromstring(text, np.int64, sep=" ")
-        except (DeprecationWarning, ValueError):
-            raise ValueError("has a pixel that is not a whole number") from None
-    if len(pixels) != SIZE * SIZE:
-        raise ValueError(f"has {len(pixels):,} pixels, not {SIZE * SIZE:,}")
-    if pixels.min() < 0 or pixels.max() > 255:
-        raise ValueError("has a pixel outside 0 to 255")
-    return pixels.astype(np.uint8).reshape(SIZE, SIZE)
-
-# %% ../nbs/01_data_exploration.ipynb #06e557fd
-def read_votes(
-    path: Path,  # fer2013new.csv
-    data: FaceData,  # gets a note on what is left out
-) -> list[tuple[str, np.ndarray | None]]:  # Usage, float32 [7] or None where the row is to be left out
-    "FER+ votes as soft labels, one for each row of FER2013's CSV."
-    votes, dropped, outvoted = [], 0, 0
-    for line, row in csv_rows(File(path.name, path.stat().st_size, partial(path.open, "rb"))):
-        count = Counter()
-        try:
-            for column in row.keys() - {"usage", "image name"}:
-                count[emotion_of(column)] += int(row[column])
-            usage, name = row["usage"], row["image name"]
-            if not set(EMOTIONS) <= count.keys() or min(count.values()) < 0:
-                raise ValueError
-        except (KeyError, ValueError):
-            raise DataError(f"{path.name}:{line} is not a row of FER+ votes. Give FER+'s fer2013new.csv.") from None
-        soft = np.array([count[e] for e in EMOTIONS], np.float32)
-        dropped += not name
-        outvoted += bool(name) and soft.sum() <= count.total() / 2
-        keep = name and soft.sum() > count.total() / 2
-        votes.append((usage, soft / soft.sum() if keep else None))
-    data.notes.append(f"FER+ votes: {dropped:,} rows dropped by FER+, {outvoted:,} without a majority for our seven")
-    return votes
-
-# %% ../nbs/01_data_exploration.ipynb #a7ab7c54
-def csv_faces(
-    file: File,  # fer2013.csv or icml_face_data.csv
-    data: FaceData,  # gets the faults and notes
-    votes: list[tuple[str, np.ndarray | None]] | None = None,  # of `read_votes`
-    names: dict[str, str] | None = None,  # of `own_names`
-) -> Iterator[Face]:
-    "The faces of FER2013's CSV, with the soft labels where there are votes."
-    contempt, n = 0, 0
-    unequal = f"The votes do not belong to {file.name}: they must have one row for each of its rows, in its order."
-    for n, (line, row) in enumerate(csv_rows(file), 1):
-        if votes is not None and (n > len(votes) or row.get("usage", votes[n - 1][0]) != votes[n - 1][0]):
-            raise DataError(unequal)
-        try:
-            part, emotion, pixels = csv_face(row, names)
-        except ValueError as e:
-            data.faults.append(Fault(f"{file.name}:{line}", str(e), "skipped"))
-            continue
-        soft = votes[n - 1][1] if votes else None
-        contempt += emotion == "contempt"
-        if emotion != "contempt" and (soft is not None or votes is None):
-            yield Face(part, emotion, f"{file.name}:{line}", pixels, soft)
-    if votes is not None and n != len(votes):
-        raise DataError(unequal)
-    if contempt:
-        data.notes.append(f"contempt is none of the seven emotions: {contempt:,} row{'s' * (contempt > 1)} left out")
+        yield listed_files(path)
 
 # %% ../nbs/01_data_exploration.ipynb #0bcaa79c
+def pixels_of(face: Face) -> tuple[np.ndarray, list[str]]:  # uint8 [48, 48], and what had to be done
+    "The pixels of one face; whatever is wrong with its file is raised as it comes."
+    if isinstance(face.pixels, np.ndarray):
+        return face.pixels, []
+    if face.pixels.size > MAX_IMAGE:
+        raise ValueError(f"it is a file of {face.pixels.size / 2**20:,.0f} MB")
+    with face.pixels.open() as f:
+        return decode(f.read(), face.box)
+
+# %% ../nbs/01_data_exploration.ipynb #82ddd0b5
 def gather(
-    faces: Iterable[Face],  # of `image_faces` or `csv_faces`
+    faces: Iterable[Face],  # of `formats.read_faces`
     data: FaceData,  # gets the parts, the faults and the conversions
-) -> None:
-    "Fill the parts of `data`; faces whose part is unknown go to Training."
-    found = {p: [] for p in PARTS}
-    done = Counter()
+) -> np.ndarray:  # str or None [N], who the faces in Training are
+    "Fill the parts of `data`; where no face has a part, all are Training."
+    found, done, parts = {p: [] for p in PARTS}, Counter(), Counter()
     for face in faces:
-        pixels = face.pixels
-        if callable(pixels):
-            try:
-                with pixels() as f:
-                    pixels, how = decode(f.read())
-            except Exception as e:  # Pillow, zipfile and tarfile raise a dozen types for a damaged file
-                why = printable(str(e))[:80] or type(e).__name__
-                data.faults.append(Fault(face.name, f"cannot be read ({why})", "skipped"))
-                continue
-            done.update(how)
+        try:
+            pixels, how = pixels_of(face)
+        except Exception as e:  # Pillow, zipfile and tarfile raise a dozen types for a damaged file
+            why = printable(str(e))[:80] or type(e).__name__
+            data.faults.append(Fault(face.name, f"cannot be read ({why})", "skipped"))
+            continue
+        done.update(how)
+        parts[face.part] += 1
         order = "" if face.pixels is pixels else face.name  # CSV rows keep theirs, files are sorted by name
-        found[face.part or "Training"].append((order, pixels, EMOTIONS.index(face.emotion), face.name, face.soft))
-    for part, rows in found.items():
-        if rows:
-            _, images, labels, names, soft = zip(*sorted(rows, key=itemgetter(0)), strict=True)
-            soft = None if soft[0] is None else np.stack(soft)
-            data.parts[part] = Part(np.stack(images), np.array(labels, np.int64), np.array(names), soft)
+        label = EMOTIONS.index(face.emotion)
+        found[face.part or "Training"].append((order, pixels, label, face.name, face.soft, face.subject))
+    if len(parts) > 1 and None in parts:
+        lost = f"{data.source} has {parts[None]:,} rows without a split that is understood, beside others with one"
+        raise DataError(f"{lost}. Correct its split column, or say what it means: --split-map NAME=SPLIT.")
     data.converted.update(done)
+    data.parts.update({part: make_part(rows) for part, rows in found.items() if rows})
+    return np.array([row[-1] for row in sorted(found["Training"], key=itemgetter(0))], object)
+
+# %% ../nbs/01_data_exploration.ipynb #fcc76876
+def make_part(
+    rows: list[tuple],  # order, pixels, label, name, soft, subject
+) -> Part:
+    "One part of a data set, in its order."
+    _, images, labels, names, soft, _ = zip(*sorted(rows, key=itemgetter(0)), strict=True)
+    if any(s is not None for s in soft):  # a face without votes has all of them for its label
+        one_hot = np.eye(len(EMOTIONS), dtype=np.float32)
+        soft = np.stack([one_hot[k] if s is None else s for s, k in zip(soft, labels, strict=True)])
+    else:
+        soft = None
+    return Part(np.stack(images), np.array(labels, np.int64), np.array(names), soft)
 
 # %% ../nbs/01_data_exploration.ipynb #b5ceef4c
 def same_pixels(
@@ -592,8 +347,13 @@ def cut_validation(
     part: Part,
     share: float = 0.1,  # of each class's distinct images
     seed: int = 0,
+    subjects: np.ndarray | None = None,  # str [N], who the faces are: then whole persons are cut out
 ) -> tuple[Part, Part]:  # what is left, and what was cut out
-    "Cut a part in two at random, class by class, with the copies of an image on the same side."
+    "Cut a part in two at random, class by class, with the copies of an image on the same side; or by persons."
+    if subjects is not None:
+        people = np.random.default_rng(seed).permutation(np.unique(subjects))
+        out = np.isin(subjects, people[: max(round(share * len(people)), len(people) > 1)])
+        return part[~out], part[out]
     group = same_pixels(part.images)
     _, first = np.unique(group, return_index=True)  # one image stands for all its copies, and its label for theirs
     rng, cut = np.random.default_rng(seed), []
@@ -610,10 +370,10 @@ CACHE_FORMAT = 3  # raise when what is in the cache changes
 def cache_name(
     path: Path,  # archive, CSV or folder
     votes: Path | None = None,  # FER+ votes
-    names: dict[str, str] | None = None,  # of `own_names`
+    *maps: dict[str, str],  # of `check_label_map` and `check_split_map`
 ) -> str:
     "A name that changes with the source's size, time, first and last megabyte; a folder's with all of its files."
-    h = hashlib.blake2b(f"{CACHE_FORMAT} {sorted((names or {}).items())}".encode(), digest_size=8)
+    h = hashlib.blake2b(f"{CACHE_FORMAT} {[sorted(m.items()) for m in maps]}".encode(), digest_size=8)
     for p in filter(None, (path, votes)):
         if p.is_dir():
             for f in sorted(folder_files(p), key=lambda f: f.name):
@@ -638,6 +398,7 @@ def cache_folders(path: Path) -> list[Path]:
 def write_cache(data: FaceData, file: Path) -> None:
     "Keep all that was read in one .npz file."
     about = {"source": data.source, "notes": data.notes, "converted": data.converted, "cut": data.cut}
+    about |= {"skipped": data.skipped, "layout": data.layout}
     about["faults"] = [vars(f) for f in data.faults]
     arrays = {f"{p}.{k}": a for p, part in data.parts.items() for k, a in vars(part).items() if a is not None}
     with write_beside(file) as beside, beside.open("wb") as f:
@@ -1125,53 +886,74 @@ def drawn_data(
 GET_IT = "FER2013 can be downloaded from kaggle.com/datasets/msambare/fer2013; give the .zip as it is."
 
 
+#: what a damaged source raises while it is read; UnicodeError: the names in a zip
+DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError,
+          UnicodeError)  # fmt: skip
+
+
+def is_list(path: Path) -> bool:
+    "Whether a path is a table that names images beside it: these may change while it does not."
+    try:
+        return path.is_file() and len(listed_files(path)) > 1
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, DataError):
+        return False
+
+# %% ../nbs/01_data_exploration.ipynb #6f7c44d9
 def read_source(
-    path: Path,  # archive, CSV or folder
+    path: Path,  # archive, table or folder
     votes: Path | None = None,  # FER+ votes
-    names: dict[str, str] | None = None,  # of `own_names`
+    label_map: dict[str, str] | None = None,  # of `check_label_map`
     progress: bool = True,  # show a bar
+    split_map: dict[str, str] | None = None,  # of `check_split_map`
 ) -> FaceData:
     "Read a data set from its source, without any cache."
-    data = FaceData(path.name)
-    data.notes += [f"'{name}' counts as {emotion}" for name, emotion in (names or {}).items()]
+    data, label_map, split_map = FaceData(path.name), label_map or {}, split_map or {}
+    data.notes += [f"'{name}' counts as {meaning}" for name, meaning in (label_map | split_map).items()]
     try:
         with open_source(path) as files:
-            table = next((f for f in files if has_pixels(f)), None)
-            images = [f for f in files if is_image(f.name)]
-            if votes and not table:
+            kept = data.faults, data.notes, data.skipped
+            source = Source(path.name, files, label_map, SplitMap(split_map), None, *kept)
+            if votes and not pixel_tables(source):
                 raise DataError(f"FER+ votes belong to the rows of fer2013.csv. {path.name} has none: give the CSV.")
-            if table:
-                faces, total = csv_faces(table, data, votes and read_votes(votes, data), names), None
-            else:
-                faces, total = image_faces(images, data, names), len(images)
-            gather(tqdm(faces, f"reading {path.name}", total, unit=" faces", disable=None if progress else True), data)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, NotImplementedError,
-            UnicodeDecodeError) as e:  # of a zip's names
+            source.votes = read_votes(listed_files(votes)[0], source) if votes else None
+            data.layout, faces = read_faces(source)
+            total = len(faces) if isinstance(faces, list) else None
+            faces = tqdm(faces, f"reading {path.name}", total, unit=" faces", disable=None if progress else True)
+            subjects = gather(faces, data)
+            finish(source)
+    except DAMAGE as e:
         raise DataError(f"{path.name} cannot be read ({e}). If it was downloaded, download it again.") from e
     if not data.parts:
         raise DataError(nothing_found(data, files))
-    return complete(data)
+    return complete(data, subjects)
 
-
+# %% ../nbs/01_data_exploration.ipynb #64dd52a2
 def nothing_found(data: FaceData, files: list[File]) -> str:
     "Say what was there instead of faces."
     inside = next((f.name for f in files if f.name.lower().endswith((".zip", ".tar.gz", ".tgz", ".tar"))), None)
     if inside and len(files) < 100:
         return f"{data.source} has no faces, but {inside} in it may: unpack that and give it."
+    if data.skipped.get("left out by the split map"):
+        return f"The split map leaves out all faces of {data.source}. Keep some."
     if data.faults:
         return f"{data.source} has no usable face; its first fault: {data.faults[0]}."
-    wanted = "Give pictures in folders named after emotions, or fer2013.csv."
+    wanted = "Give images in folders named after emotions, a table of paths and labels, or fer2013.csv."
     return f"{data.source} has no faces. {wanted} {GET_IT}"
 
-
-def complete(data: FaceData) -> FaceData:
+# %% ../nbs/01_data_exploration.ipynb #fbb1278e
+def complete(
+    data: FaceData,
+    subjects: np.ndarray | None = None,  # str or None [N], who the faces in Training are
+) -> FaceData:
     "Cut a validation part where there is none, and name the empty classes."
     if "PublicTest" not in data and "Training" in data:
-        train, valid = cut_validation(data["Training"])
+        known = subjects is not None and all(subjects)
+        train, valid = cut_validation(data["Training"], subjects=subjects.astype(str) if known else None)
         if len(valid) and len(train):
             parts = data.parts | {"Training": train, "PublicTest": valid}
             data.parts, data.cut = {p: parts[p] for p in PARTS if p in parts}, True
-            data.notes.append(f"no PublicTest part: {len(valid):,} images cut off Training for it, copies together")
+            together = "whole persons" if known else "copies together"
+            data.notes.append(f"no PublicTest part: {len(valid):,} images cut off Training for it, {together}")
     for name, part in data.parts.items():
         empty = [e for e, n in part.counts.items() if not n]
         data.faults += [Fault(f"{name}, {e}", "has no image", "the class stays empty") for e in empty]
@@ -1181,12 +963,14 @@ def complete(data: FaceData) -> FaceData:
 def load_data(
     path: str | Path | None = None,  # archive, CSV or folder; None: what the variable `FER2013` names, else drawn faces
     votes: str | Path | None = None,  # FER+'s fer2013new.csv, where `path` is FER2013's CSV
-    names: dict[str, str] | None = None,  # what else folders or CSV entries mean, as {"contempt": "disgust"}
+    label_map: dict[str, str] | None = None,  # what else folders or entries mean, as {"contempt": "disgust"}
     cache: bool = True,  # keep the arrays in a file, and use it the next time
     progress: bool = True,  # show a bar while reading
+    split_map: dict[str, str] | None = None,  # split of folders, tables or entries, as {"holdout": "PrivateTest"}
 ) -> FaceData:
-    "FER2013, or any faces in folders named after emotions, as arrays; a `DataError` says what is wrong and what to do."
-    path, names = path or os.environ.get("FER2013"), own_names(names)
+    "Labelled faces of any layout that is understood, as arrays; a `DataError` says what is wrong and what to do."
+    label_map, split_map = check_label_map(label_map), check_split_map(split_map)
+    path = path or os.environ.get("FER2013")
     if not path and votes:
         raise DataError("FER+ votes alone are no data set. Give fer2013.csv with them.")
     if not path:
@@ -1197,14 +981,15 @@ def load_data(
         if not os.path.exists(p):  # where a name is too long, Path would raise
             raise DataError(f"There is no file or folder {p}. {GET_IT}")
     try:
-        name = cache_name(path, votes, names)
+        name = cache_name(path, votes, label_map, split_map)
+        cache = cache and not is_list(path)
     except OSError as e:
         raise DataError(f"{path.name} cannot be read ({e.strerror}). Check its permissions.") from e
     places = [folder / name for folder in cache_folders(path)] if cache else []
     for file in places:
         if (data := read_cache(file)) is not None:
             return data
-    data = read_source(path, votes, names, progress)
+    data = read_source(path, votes, label_map, progress, split_map)
     for file in places:
         try:
             write_cache(data, file)
@@ -1343,6 +1128,8 @@ class Report:
     full_range: float  # share of images that span 0 to 255
     sharpness: float  # median standard deviation of the Laplacian over the contrast
     converted: dict[str, int]  # what was done while reading -> to how many images
+    layout: str  # of `formats.READERS`
+    skipped: dict[str, list[str]]  # why a file was not used -> names
     faults: list[dict[str, str]]  # what could not be used: name, problem, action
     notes: list[str]  # what was decided while reading
 
@@ -1383,6 +1170,8 @@ def report(
         full_range=round(measured["full_range"], 3),
         sharpness=round(measured["sharpness"], 2),
         converted=dict(data.converted),
+        layout=data.layout,
+        skipped=data.skipped,
         faults=[asdict(f) for f in data.faults],
         notes=list(data.notes),
     )
@@ -1412,7 +1201,9 @@ def _lines(r: Report):
         yield "             across " + ", ".join(f"{p} {n:,}" for p, n in r.copies_across.items())
     yield f"Blank        {len(r.blank):,} show nothing, {len(r.nearly_blank):,} hardly anything"
     for title, lines in [
+        ("Layout", [r.layout] * bool(r.layout)),
         ("Converted", [f"{how}: {n:,}" for how, n in r.converted.items()]),
+        ("Not used", [f"{why}: {len(names):,}, as {names[0][:60]}" for why, names in r.skipped.items()]),
         ("Notes", r.notes),
         (f"{len(r.faults):,} faults", [f"{f['name']}: {f['problem']}; {f['action']}" for f in r.faults]),
     ]:

@@ -27,7 +27,8 @@ import numpy as np
 from PIL import Image
 
 from .core import FerError, ImageError, after_fork, refuse_address, system_libraries
-from .data import MAX_PIXELS, NEEDS_HEIF, NO_PICTURES, as_seen, open_picture
+from .data import MAX_PIXELS, as_seen
+from .formats import NEEDS_HEIF, NO_PICTURES, open_picture
 
 # %% auto #0
 __all__ = ['USABLE', 'Picture', 'View', 'LONGEST', 'SHORT_RANGE', 'FULL_RANGE', 'FRAME_SIDE', 'FRAME_SHIFT', 'decoded',

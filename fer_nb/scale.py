@@ -39,7 +39,7 @@ from ray.data.checkpoint import CheckpointConfig
 
 from .cli import named_pictures
 from .core import EMOTIONS, FerError, models_dir, refuse_address, write_beside
-from .data import picture_suffixes
+from .formats import picture_suffixes
 from .faces import quiet
 from .inference import EmotionRecognizer, Model, Result, ahead
 

@@ -115,6 +115,23 @@ def test_data_that_is_not_there(tmp_path):
     assert "fer2013.zip" in one_line(fer_nb("data", tmp_path / "fer2013.zip"))
 
 
+def test_data_with_maps(faces, tmp_path):
+    for split in ("train", "held out"):
+        shutil.copytree(faces / "happy", tmp_path / split / "glad")
+    maps = "--label-map", "glad=happy"
+    assert "--split-map held out=SPLIT" in one_line(fer_nb("data", tmp_path, *maps))
+    result = fer_nb("data", tmp_path, *maps, "--split-map", "held out=test", "--json")
+    found = json.loads(result.stdout)
+    assert found["layout"] == "folders named after emotions" and found["counts"]["PrivateTest"]["happy"] == 30
+    assert "NAME=VALUE" in one_line(fer_nb("data", tmp_path, "--split-map", "test"))
+
+
+@pytest.mark.parametrize("command", ["data", "train", "evaluate"])
+def test_maps_are_the_same_everywhere(command):
+    text = fer_nb(command, "--help").stdout
+    assert "--label-map NAME=EMOTION" in text and "--split-map NAME=SPLIT" in text
+
+
 # fer-nb train
 
 

@@ -1,8 +1,12 @@
 "Reading data sets: every form FER2013 is published in, and every fault one can have."
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import os
+import re
 import tarfile
 import time
 import zipfile
@@ -14,7 +18,8 @@ from PIL import Image, ImageFilter, ImageOps
 
 from fer_nb import data as fer
 from fer_nb.core import EMOTIONS, PARTS, DataError
-from fer_nb.data import CSV_ORDER, FaceData, Part, load_data, report
+from fer_nb.data import FaceData, Part, load_data, report
+from fer_nb.formats import CSV_ORDER, READERS
 
 REAL = os.environ.get("FER2013")
 needs_fer2013 = pytest.mark.skipif(not REAL, reason="FER2013 is not set")
@@ -151,12 +156,16 @@ def test_a_caller_says_what_other_names_mean(tmp_path):
     names = {"1": "surprise", "Contempt": "disgust", "freude": "Happiness", "calm": "sad"}
     folders = "1", "8_contempt", "Freude", "Calm"
     path = write(tmp_path / "a.zip", {f"{name}/{i}.png": encode(noise(1, i)[0]) for name in folders for i in range(3)})
-    data = load(path, names=names)
+    data = load(path, label_map=names)
     total = np.sum([list(part.counts.values()) for part in data.parts.values()], 0)
     assert dict(zip(EMOTIONS, total.tolist(), strict=True)) == dict.fromkeys(EMOTIONS, 0) | {
-        "surprise": 3, "disgust": 3, "happy": 3, "sad": 3}
+        "surprise": 3,
+        "disgust": 3,
+        "happy": 3,
+        "sad": 3,
+    }
     assert data.notes[:2] == ["'1' counts as surprise", "'contempt' counts as disgust"]
-    assert load(path, names=names).fingerprint == data.fingerprint  # from the cache
+    assert load(path, label_map=names).fingerprint == data.fingerprint  # from the cache
     other = load(path)  # which is not used for another reading of the same file
     assert [f.name for f in other.faults if f.action == "left out"] == ["folder '1'", "folder 'Freude'"]
     assert any("contempt" in note and "3 images left out" in note for note in other.notes)
@@ -165,7 +174,7 @@ def test_a_caller_says_what_other_names_mean(tmp_path):
 @pytest.mark.parametrize("names", [{"contempt": "bored"}, {"contempt": "contempt"}, {"": "happy"}, {"contempt": ""}])
 def test_a_name_means_one_of_the_seven(tmp_path, names):
     with pytest.raises(DataError, match="has to mean one of angry, disgust"):
-        load(write(tmp_path / "a.zip", kaggle()), names=names)
+        load(write(tmp_path / "a.zip", kaggle()), label_map=names)
 
 
 def test_a_cut_validation_part_is_marked_and_the_cache_knows(tmp_path):
@@ -258,13 +267,13 @@ def test_csv_contempt_is_left_out_and_said(tmp_path):
     rows, *_ = csv_rows()
     (tmp_path / "a.csv").write_text(csv_text([*rows, csv_row(noise(1)[0], "contempt", "Training")]))
     data = load(tmp_path / "a.csv", cache=False)
-    assert sum(map(len, data.parts.values())) == 42 and "1 row left out" in data.notes[0] and not data.faults
+    assert sum(map(len, data.parts.values())) == 42 and "1 image left out" in data.notes[0] and not data.faults
 
 
 def test_csv_entries_mean_what_a_caller_says(tmp_path):
     rows = [csv_row(noise(1, i)[0], emotion, "Training") for i, emotion in enumerate(("contempt", "7", "3", "0"))]
     (tmp_path / "a.csv").write_text(csv_text(rows))
-    data = load(tmp_path / "a.csv", names={"contempt": "disgust", "7": "neutral", "0": "sad"}, cache=False)
+    data = load(tmp_path / "a.csv", label_map={"contempt": "disgust", "7": "neutral", "0": "sad"}, cache=False)
     labels = np.concatenate([part.labels for part in data.parts.values()])
     assert sorted(EMOTIONS[k] for k in labels) == ["disgust", "happy", "neutral", "sad"]
 
@@ -433,6 +442,529 @@ def test_unknown_folder_and_empty_class(tmp_path):
 def test_names_are_made_printable(tmp_path):
     faults = read(tmp_path, kaggle() | {"train/\x1b[31mred\n/1.png": b"", "train/sad/\x07.png": b""}).faults
     assert all(f.name.isprintable() for f in faults) and len(faults) == 2
+
+
+# ---- other layouts: each from drawn noise, no image of a real data set
+
+
+def counts(data):
+    "part -> emotion -> images, without zeros."
+    return {name: {e: n for e, n in part.counts.items() if n} for name, part in data.parts.items()}
+
+
+def images(*names, kind=None, seed=0, **how):
+    "Noise under each of the names, in the format that its ending says."
+    kinds = {"jpg": "JPEG", "tif": "TIFF"}
+    pictures = zip(names, noise(len(names), seed), strict=True)
+    return {name: encode(a, kind or kinds.get(e := name.rpartition(".")[2].lower(), e), **how) for name, a in pictures}
+
+
+SPLIT_NAMES = [
+    ("train_set", "val_set", None),
+    ("FER2013Train", "FER2013Valid", "FER2013Test"),
+    ("train", "dev", "eval"),
+    ("Train Data", "Validation Data", "Test Data"),
+    ("TRAINING", "valid", "testing"),
+    ("fer-train", "fer-validation", "fer-test"),
+    ("01_train", "02_val", "03_test"),
+]
+
+
+@pytest.mark.parametrize("folders", SPLIT_NAMES, ids=lambda f: f[0])
+@pytest.mark.parametrize("order", ["{split}/{emotion}", "some test/{split}/{emotion}", "{emotion}/{split}"])
+def test_names_of_splits(tmp_path, folders, order):
+    parts = {name: part for name, part in zip(folders, PARTS, strict=True) if name}
+    names = [f"{order.format(split=name, emotion=e)}/{i}.png" for name in parts for e in EMOTIONS for i in range(2)]
+    data = read(tmp_path, images(*names))
+    assert {part: len(p) for part, p in data.parts.items()} == dict.fromkeys(parts.values(), 14) and not data.cut
+    for name, part in parts.items():
+        assert all(f"{name}/" in path for path in data[part].names)
+
+
+def test_a_folder_without_a_split_beside_others_is_refused(tmp_path):
+    names = [f"fer/{split}/{e}/{i}.png" for split in ("train", "test", "holdout") for e in EMOTIONS for i in range(2)]
+    path = write(tmp_path / "a.zip", images(*names))
+    with pytest.raises(DataError, match=r"'holdout' \(14 images\) .* --split-map holdout=SPLIT"):
+        load(path)
+    sizes = {"test": [14, None, 28], "val": [14, 14, 14], "none": None}
+    for meaning, expected in sizes.items():
+        data = load(path, split_map={"Holdout": meaning})
+        found = [len(data[part]) if part in data else None for part in PARTS]
+        if expected == [14, None, 28]:  # what is missing is cut off Training
+            assert data.cut and found[0] + found[1] == 14 and found[2] == 28
+        elif expected:
+            assert found == expected and not data.cut
+        else:
+            assert data.skipped["left out by the split map"] == sorted(n for n in names if "holdout" in n)
+    with pytest.raises(DataError, match=r"Nothing in a.zip is called 'hold-out'"):
+        load(path, split_map={"holdout": "test", "hold-out": "test"})
+    with pytest.raises(DataError, match=r"leaves out all faces of a\.zip"):
+        load(path, split_map={"holdout": "none", "train": "none", "test": "none"})
+    with pytest.raises(DataError, match="'holdout' has to mean one of Training, PublicTest, PrivateTest or none"):
+        load(path, split_map={"holdout": "third"})
+
+
+@pytest.mark.parametrize("above", ["training faces", "my train", "test"])
+def test_a_folder_that_holds_all_splits_says_none(tmp_path, above):
+    names = [f"{above}/{s}/{e}/{i}.png" for s in ("train", "val", "holdout") for e in EMOTIONS for i in range(2)]
+    with pytest.raises(DataError, match=r"'holdout' .14 images. does not say"):
+        read(tmp_path, images(*names))
+    data = read(tmp_path, images(*(n for n in names if "holdout" not in n)), "b.zip")
+    assert [len(p) for p in data.parts.values()] == [14, 14]
+
+
+def test_emotions_beside_splits_are_refused(tmp_path):
+    names = [f"{folder}{e}/{i}.png" for folder in ("train/", "test/", "") for e in EMOTIONS for i in range(2)]
+    with pytest.raises(DataError, match=r"'angry' \(2 images\) .* \(nor do 6 others\)"):
+        read(tmp_path, images(*names))
+
+
+def test_two_words_for_one_split_are_refused(tmp_path):
+    path = write(tmp_path / "a.zip", images(*(f"{s}/{e}/1.png" for s in ("train", "eval", "test") for e in EMOTIONS)))
+    with pytest.raises(DataError, match=r"'eval' and 'test' .* would both be PrivateTest"):
+        load(path)
+    assert [len(p) for p in load(path, split_map={"eval": "val"}).parts.values()] == [7, 7, 7]
+
+
+def test_an_image_moved_to_another_split_stays_there(tmp_path):
+    data = read(tmp_path, images("train/sad/Training_1.png", "val/sad/Training_2.png", "train/sad/PrivateTest_3.png"))
+    moved = ["train/sad/Training_1.png", "val/sad/Training_2.png", "train/sad/PrivateTest_3.png"]
+    assert [list(data[part].names) for part in PARTS] == [[name] for name in moved]
+
+
+@pytest.mark.parametrize("name", ["test.zip", "Test Data", "eval-set.tar.gz"])
+def test_a_source_that_is_named_after_a_split(tmp_path, name):
+    data = read(tmp_path, images("happy/1.png", "sad/2.png"), name)
+    assert list(data.parts) == ["PrivateTest"] and "says PrivateTest" in data.notes[0]
+    assert "Training" in read(tmp_path, images("happy/1.png", "sad/2.png"), "test of " + name).parts
+
+
+@pytest.mark.parametrize("suffix, pack", [(".csv", bytes), (".csv.gz", gzip.compress), (".CSV", bytes)])
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("fer_training", "fer_validation", "fer_testing")])
+def test_a_csv_for_each_split(tmp_path, names, suffix, pack):
+    rows = [csv_row(a, i % 7, "", "{emotion},{pixels}") for i, a in enumerate(noise(30))]
+    pieces = dict(zip(names, (rows[:16], rows[16:24], rows[24:]), strict=True))
+    files = {n + suffix: pack(csv_text(r, "emotion,pixels").encode()) for n, r in pieces.items()}
+    data = read(tmp_path, files, "a_folder")
+    assert [len(data[part]) for part in PARTS] == [16, 8, 6] and not data.cut
+    with pytest.raises(DataError, match=rf"'more{suffix}' does not say which split it is"):
+        read(tmp_path, files | {f"more{suffix}": files[names[0] + suffix]}, "b_folder")
+
+
+@pytest.mark.parametrize("column", ["Usage", "split", "SUBSET"])
+@pytest.mark.parametrize(
+    "names", [("Training", "PublicTest", "PrivateTest"), ("train", "val", "test"), ("TRAIN", "dev", "eval")]
+)
+def test_a_column_of_splits(tmp_path, column, names):
+    rows = [csv_row(a, i % 7, names[i % 3]) for i, a in enumerate(noise(21))]
+    (tmp_path / "a.csv").write_text(csv_text(rows, f"emotion,pixels,{column}"))
+    assert [len(p) for p in load(tmp_path / "a.csv", cache=False).parts.values()] == [7, 7, 7]
+
+
+def test_an_unknown_entry_of_a_split_column(tmp_path):
+    rows = [csv_row(a, i % 7, ("Training", "Holdout")[i % 2]) for i, a in enumerate(noise(40))]
+    (tmp_path / "a.csv").write_text(csv_text(rows))
+    data = load(tmp_path / "a.csv", cache=False)
+    assert len(data.faults) == 20 and "--split-map Holdout=SPLIT" in data.faults[0].problem
+    assert len(load(tmp_path / "a.csv", split_map={"holdout": "test"}, cache=False)["PrivateTest"]) == 20
+
+
+def test_the_competitions_folder_is_read_once(tmp_path):
+    rows, *_ = csv_rows()
+    texts = {
+        "icml_face_data.csv": csv_text(rows),
+        "train.csv": csv_text([r.rpartition(",")[0] for r in rows], "emotion,pixels"),
+        "test.csv": "pixels\n" + " ".join(["1"] * 2304) + "\n",
+        "example_submission.csv": "emotion\n1\n",
+    }
+    data = read(tmp_path, {name: text.encode() for name, text in texts.items()}, "a_folder")
+    assert [len(p) for p in data.parts.values()] == [14, 14, 14]
+    assert data.skipped == {
+        "table beside icml_face_data.csv": ["train.csv"],
+        "table without labels": ["test.csv"],
+        "table that labels nothing": ["example_submission.csv"],
+    }
+    both = {name: csv_text(rows).encode() for name in ("icml_face_data.csv", "fer2013.csv")}
+    with pytest.raises(DataError, match="both have a column of splits"):
+        read(tmp_path, both, "b_folder")
+
+
+def test_images_beside_a_csv_with_pixels(tmp_path):
+    rows, *_ = csv_rows()
+    with pytest.raises(DataError, match=r"both images in folders and fer2013.csv with pixels"):
+        read(tmp_path, kaggle() | {"fer2013.csv": csv_text(rows).encode()})
+
+
+CSV_FORMS = {
+    "semicolons": lambda t: t.replace(",", ";").encode(),
+    "tabs": lambda t: t.replace(",", "\t").encode(),
+    "UTF-16": lambda t: t.encode("utf-16"),
+    "no header": lambda t: t.partition("\n")[2].encode(),
+    "floats": lambda t: re.sub(r"(\d+)( |,T|,P)", r"\1.0\2", t).encode(),
+    "upper case": lambda t: t.upper().encode(),
+    "xz": lambda t: lzma.compress(t.encode()),
+    "bz2": lambda t: bz2.compress(t.encode()),
+}
+
+
+@pytest.mark.parametrize("form", CSV_FORMS)
+def test_variants_of_the_csv(tmp_path, form):
+    rows, images, _ = csv_rows()
+    path = tmp_path / {"xz": "a.csv.xz", "bz2": "a.csv.bz2"}.get(form, "a.csv")
+    path.write_bytes(CSV_FORMS[form](csv_text(rows)))
+    data = load(path, cache=False)
+    assert (np.concatenate([p.images for p in data.parts.values()]) == images).all() and not data.faults
+    assert [len(p) for p in data.parts.values()] == [14, 14, 14]
+
+
+def test_a_csv_without_its_ending_and_with_a_column_for_each_pixel(tmp_path):
+    header = ",".join(["emotion", *(f"pixel{i}" for i in range(2304)), "Usage"])
+    rows = [",".join([str(i % 7), *map(str, a.ravel()), PARTS[i % 3]]) for i, a in enumerate(noise(21))]
+    (tmp_path / "fer2013").write_text(csv_text(rows, header))
+    data = load(tmp_path / "fer2013", cache=False)
+    assert [len(p) for p in data.parts.values()] == [7, 7, 7] and (data["Training"].images == noise(21)[::3]).all()
+
+
+@pytest.mark.parametrize("container", ["a.tar.bz2", "a.tar.xz"])
+def test_other_packed_tars(tmp_path, container):
+    path = write(tmp_path / "a.tar", kaggle())
+    (tmp_path / container).write_bytes((bz2 if "bz2" in container else lzma).compress(path.read_bytes()))
+    assert load(tmp_path / container, cache=False).fingerprint == load(path, cache=False).fingerprint
+
+
+@pytest.mark.parametrize("ending", ["webp", "gif", "bmp", "tif", "tiff", "JPG"])
+def test_all_formats_that_predict_reads(tmp_path, ending):
+    data = read(tmp_path, images(*(f"train/{e}/{i}.{ending}" for e in EMOTIONS for i in range(2))))
+    assert sum(map(len, data.parts.values())) == 14 and [f for f in data.faults if f.action == "skipped"] == []
+
+
+def npy(value):
+    np.save(file := io.BytesIO(), np.array(value))
+    return file.getvalue()
+
+
+def parquet(names, labels, features=None):
+    "A table as Hugging Face writes it."
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as pq
+
+    table = pa.table({"image": [{"bytes": b, "path": n} for n, b in images(*names).items()], "label": labels})
+    names = {"info": {"features": {"label": {"names": features, "_type": "ClassLabel"}}}}
+    table = table.replace_schema_metadata({"huggingface": json.dumps(names)}) if features else table
+    pq.write_table(table, file := io.BytesIO())
+    return file.getvalue()
+
+
+BOX = "(0, 0, 48, 48)"
+WIDE = encode(np.hstack([RAMP * 0, RAMP]))  # two pictures side by side
+LAYOUTS = {  # layout -> name of the source, its files, what is in it, what is left out (in notes and faults)
+    "FER+": (
+        "FERPlus",
+        lambda: (
+            images("FER2013Train/fer1.png", "FER2013Train/fer2.png", "FER2013Test/fer1.png")
+            | {
+                "FER2013Train/label.csv": f'fer1.png,"{BOX}",1,8,1,0,0,0,0,0,0,0\n'.encode()
+                + f'fer2.png,"{BOX}",1,1,0,0,0,0,0,8,0,0\n'.encode(),
+                "FER2013Test/label.csv": f'fer1.png,"{BOX}",0,0,2,8,0,0,0,0,0,0\n'.encode(),
+            }
+        ),
+        {"Training": {"happy": 1}, "PrivateTest": {"sad": 1}},
+        "contempt is none of the seven emotions: 1 image",
+    ),
+    "RAF-DB": (
+        "basic.zip",
+        lambda: (
+            images(
+                "Image/aligned/train_00001_aligned.jpg",
+                "Image/aligned/test_0001_aligned.jpg",
+                "Image/original/train_00001.jpg",
+            )
+            | {"EmoLabel/list_patition_label.txt": b"train_00001.jpg 5\ntest_0001.jpg 1\n"}
+        ),
+        {"Training": {"sad": 1}, "PrivateTest": {"surprise": 1}},
+        "",
+    ),
+    "RAF-DB, folders": (
+        "archive.zip",
+        lambda: (
+            images("DATASET/train/3/train_01_aligned.jpg", "DATASET/test/7/test_02.jpg")
+            | {"train_labels.csv": b"image,label\ntrain_01_aligned.jpg,3\n"}
+        ),
+        {"Training": {"disgust": 1}, "PrivateTest": {"neutral": 1}},
+        "",
+    ),
+    "AffectNet": (
+        "AffectNet",
+        lambda: (
+            images(*(f"{s}/images/{i}.jpg" for s in ("train_set", "val_set") for i in range(2)))
+            | {
+                "train_set/annotations/0_exp.npy": npy("1"),
+                "train_set/annotations/1_exp.npy": npy("7"),
+                "val_set/annotations/0_exp.npy": npy(3),
+                "val_set/annotations/1_exp.npy": b"x",
+                "val_set/annotations/0_val.npy": npy(0.5),
+            }
+        ),
+        {"Training": {"happy": 1}, "PublicTest": {"surprise": 1}},
+        "contempt is none of the seven emotions: 1 image",
+    ),
+    "AffectNet, table": (
+        "Manually.zip",
+        lambda: (
+            images("1/a.jpg", "2/b.jpg")
+            | {
+                "validation.csv": b"subDirectory_filePath,face_x,face_y,face_width,face_height,expression\n"
+                b"1/a.jpg,0,0,48,48,6\n2/b.jpg,0,0,9,9,9\n"
+            }
+        ),
+        {"PublicTest": {"angry": 1}},
+        "label '9': is none of the seven emotions (1 image)",
+    ),
+    "AffectNet, folders": (
+        "x.zip",
+        lambda: images("AffectNet/train/4/1.png", "AffectNet/val/0/2.png"),
+        {"Training": {"fear": 1}, "PublicTest": {"neutral": 1}},
+        "",
+    ),
+    "ExpW": (
+        "ExpW",
+        lambda: {"image/origin/a.png": WIDE, "label.lst": b"a.png 0 0 0 48 48 90 1\na.png 1 0 48 96 48 90 6\nb 1\n"},
+        {"Training": {"disgust": 1, "neutral": 1}},
+        "label.lst:3: is not a complete row",
+    ),
+    "CK+": (
+        "CK+",
+        lambda: (
+            images(*(f"cohn-kanade-images/S{s}/001/S{s}_001_0000000{i}.png" for s in ("005", "010") for i in (1, 2)))
+            | {
+                "Emotion/S005/001/S005_001_00000002_emotion.txt": b"   3.0000000e+00\n",
+                "Emotion/S010/001/S010_001_00000002_emotion.txt": b"   2.0000000e+00\n",
+            }
+        ),
+        {"Training": {"disgust": 1}},
+        "contempt is none of the seven emotions: 1 image",
+    ),
+    "CK+48": (
+        "CK+48",
+        lambda: images("happy/S010_006_00000013.png", "anger/S022_005_00000030.png", "contempt/S138_008_00000007.png"),
+        None,
+        "contempt is none of the seven emotions: 1 image",
+    ),
+    "JAFFE": ("jaffe", lambda: images("KA.AN1.39.tiff", "YM.SU3.53.tiff", "README.png"), None, ""),
+    "KDEF": ("KDEF", lambda: images("AF01/AF01ANS.JPG", "AF01/AF01AFHL.JPG", "BM30/BM30HAFR.JPG"), None, ""),
+    "Parquet": (
+        "hf",
+        lambda: {
+            "data/train-00000-of-00002.parquet": parquet(["1.png"], [2], ["sad", "joy", "anger", "contempt"]),
+            "data/train-00001-of-00002.parquet": parquet(["2.png"], [1], ["sad", "joy", "anger", "contempt"]),
+            "data/test-00000-of-00001.parquet": parquet(
+                ["3.png", "4.png"], [0, 3], ["sad", "joy", "anger", "contempt"]
+            ),
+        },
+        {"Training": {"angry": 1, "happy": 1}, "PrivateTest": {"sad": 1}},
+        "contempt is none of the seven emotions: 1 image",
+    ),
+    "table of paths and labels": (
+        "hf2",
+        lambda: (
+            images("train/1.jpg", "train/2.jpg", "test/1.jpg", "test/9.jpg")
+            | {
+                "train/metadata.csv": b"file_name,label\n1.jpg,joy\n2.jpg,anger\n",
+                "test/metadata.jsonl": b'{"file_name": "1.jpg", "label": "bored"}\n'
+                b'{"file_name": "9.jpg", "label": "fear"}\n',
+            }
+        ),
+        {"Training": {"happy": 1, "angry": 1}, "PrivateTest": {"fear": 1}},
+        "label 'bored'",
+    ),
+    "folders named after emotions": (
+        "yolo",
+        lambda: images(*(f"{s}/{e}/{i}.jpg" for s in ("train", "val", "test") for e in EMOTIONS for i in range(2))),
+        {part: dict.fromkeys(EMOTIONS, 2) for part in PARTS},
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(tmp_path, layout):
+    name, make, expected, says = LAYOUTS[layout]
+    files = make()
+    data = read(tmp_path, files, name)
+    assert data.layout == layout
+    found = counts(data)
+    if expected is None or layout in ("ExpW", "CK+"):  # no splits: validation is cut off
+        merged = {e: sum(part.get(e, 0) for part in found.values()) for e in EMOTIONS}
+        found = {"Training": {e: n for e, n in merged.items() if n}}
+    codes = {
+        "JAFFE": {"angry": 1, "surprise": 1},
+        "KDEF": {"angry": 1, "fear": 1, "happy": 1},
+        "CK+48": {"happy": 1, "angry": 1},
+    }
+    assert found == (expected or {"Training": codes[layout]})
+    assert says in "\n".join([*data.notes, *map(str, data.faults)])
+    assert (
+        load(tmp_path / name).skipped == load(tmp_path / name).skipped == data.skipped
+    )  # read anew, and from the cache
+
+
+def test_every_layout_has_a_test():
+    assert {reader.title for reader in READERS} == {*LAYOUTS, "FER2013's CSV"}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_file_is_a_face_a_fault_or_counted(tmp_path, layout):
+    name, make, *_ = LAYOUTS[layout]
+    odd = {"notes/readme.txt": b"x", "notes/.hidden": b"x"}
+    data = read(tmp_path, make() | odd, name)
+    assert "notes/readme.txt" in data.skipped["neither image nor labels"] and data.skipped["hidden file"] == [
+        "notes/.hidden"
+    ]
+    said = " ".join([*data.notes, *map(str, data.faults)])
+    for file in make():
+        used = any(file in n for p in data.parts.values() for n in p.names) or any(
+            file in n for n in data.skipped.values()
+        )
+        labels = re.search(r"(label|emotion|_exp|_labels|metadata|validation)\.(csv|lst|txt|npy|jsonl)|parquet", file)
+        assert used or labels or "contempt" in said or "label '" in said, file
+
+
+def test_boxes_and_votes_reach_the_faces(tmp_path):
+    make = LAYOUTS["ExpW"][1]
+    data = read(tmp_path, make(), "ExpW")
+    labels = {EMOTIONS[k]: a for p in data.parts.values() for a, k in zip(p.images, p.labels, strict=True)}
+    assert (
+        (labels["disgust"] == 0).all()
+        and (labels["neutral"] == RAMP).all()
+        and data.converted["cut out by its box"] == 2
+    )
+    soft = read(tmp_path, LAYOUTS["FER+"][1](), "FERPlus")["Training"].soft
+    assert np.allclose(soft[0, [EMOTIONS.index(e) for e in ("neutral", "happy", "surprise")]], [0.1, 0.8, 0.1])
+
+
+def test_numbers_are_not_guessed(tmp_path):
+    files = images(*(f"train/{n}/{i}.png" for n in range(7) for i in range(3)))
+    with pytest.raises(DataError, match="is not named after one of the seven"):
+        read(tmp_path, files)
+    data = load(tmp_path / "a.zip", label_map={str(i): e for i, e in enumerate(EMOTIONS)})
+    assert sum(map(len, data.parts.values())) == 21
+    table = images("1.jpg", "2.jpg") | {"labels.csv": b"image,label\n1.jpg,3\n2.jpg,4\n"}
+    with pytest.raises(DataError, match="--label-map 3=EMOTION"):
+        read(tmp_path, table, "b.zip")
+    assert sum(map(len, load(tmp_path / "b.zip", label_map={"3": "sad", "4": "fear"}).parts.values())) == 2
+
+
+def test_a_table_that_is_given_alone(tmp_path):
+    rows = "path,label,split", "./faces/1.jpg,joy,train", "faces\\2.jpg,sad,val", "faces/9.jpg,sad,val"
+    table = {"all.tsv": "\n".join(rows).replace(",", "\t").encode()}
+    write(tmp_path / "mine", images("faces/1.jpg", "faces/2.jpg", "faces/3.jpg") | table)
+    data = load(tmp_path / "mine/all.tsv")
+    assert counts(data) == {"Training": {"happy": 1}, "PublicTest": {"sad": 1}} and not caches(tmp_path)
+    assert "names 1 image not found here" in data.faults[0].problem
+    assert data.skipped == {} and load(tmp_path / "mine").skipped == {"image that nothing labels": ["faces/3.jpg"]}
+
+
+def test_tables_that_contradict(tmp_path):
+    pictures = images("test/1.jpg", "train/1.jpg")
+    with pytest.raises(DataError, match=r"train.csv has test/1.jpg in Training, but its path says PrivateTest"):
+        read(tmp_path, pictures | {"train.csv": b"path,label\ntest/1.jpg,sad\n"})
+    with pytest.raises(DataError, match=r"a.csv and b.csv both name train/1.jpg"):
+        read(tmp_path, pictures | {f"{n}.csv": b"path,label\ntrain/1.jpg,sad\n" for n in "ab"}, "b.zip")
+    with pytest.raises(DataError, match="--split-map fold_3=SPLIT"):
+        read(tmp_path, pictures | {"all.csv": b"path,label,split\ntrain/1.jpg,sad,fold_3\n"}, "c.zip")
+    with pytest.raises(DataError, match=r"2 images in folders named after emotions that a\.csv does not name"):
+        read(
+            tmp_path,
+            pictures | images("happy/3.jpg", "sad/4.jpg") | {"a.csv": b"path,label\ntrain/1.jpg,sad\n"},
+            "d.zip",
+        )
+
+
+def test_the_name_of_a_table_counts_before_the_folder_of_its_images(tmp_path):
+    tables = {f"{name}.csv": f"path,label\n{i}.jpg,sad\n".encode() for i, name in enumerate(("train", "val", "test"))}
+    data = read(tmp_path, images(*(f"train/{i}.jpg" for i in range(3))) | tables)
+    assert [list(data[part].names) for part in PARTS] == [[f"train/{i}.jpg"] for i in range(3)]
+
+
+def test_an_image_of_the_same_name_in_another_folder_is_another_image(tmp_path):
+    table = {"all.csv": b"path,label\ntrain/1.jpg,sad\ntrain/2.jpg,happy\n"}
+    data = read(tmp_path, images("test/1.jpg", "train/2.jpg") | table)
+    assert counts(data) == {"Training": {"happy": 1}} and "'train/1.jpg'" in data.faults[0].problem
+    assert data.skipped == {"image that nothing labels": ["test/1.jpg"]}
+
+
+def test_rows_of_parquet_without_a_split_are_refused(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as pq
+
+    blobs = list(images("1.png", "2.png").values())
+    table = pa.table({"image": blobs, "label": ["sad", "happy"], "split": ["train", "fold 3"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="1 rows without a split that is understood"):
+        load(tmp_path / "a.parquet")
+    assert counts(load(tmp_path / "a.parquet", split_map={"fold 3": "test"})) == {
+        "Training": {"sad": 1},
+        "PrivateTest": {"happy": 1},
+    }
+
+
+def test_compound_emotions_of_raf_db_are_refused(tmp_path):
+    listed = {"EmoLabel/list_patition_label.txt": b"train_0001.jpg 3\ntest_0001.jpg 11\n"}
+    with pytest.raises(DataError, match="compound emotions"):
+        read(tmp_path, images("train_0001.jpg", "test_0001.jpg") | listed)
+
+
+def test_folders_that_might_be_splits_are_named(tmp_path):
+    data = read(tmp_path, images(*(f"fer/{s}/{e}/1.png" for s in ("Entrenamiento", "Prueba") for e in EMOTIONS)))
+    assert "'Entrenamiento', 'Prueba' are read together: --split-map" in data.notes[0]
+
+
+def test_whole_persons_are_cut_off(tmp_path):
+    names = [f"KDEF/A{s}{n:02}/A{s}{n:02}{e}S.JPG" for s in "FM" for n in range(10) for e in ("AF", "AN", "HA", "SU")]
+    data = read(tmp_path, images(*names), "a_folder")
+    people = {part: {n.split("/")[1] for n in p.names} for part, p in data.parts.items()}
+    assert len(people["PublicTest"]) == 2 and not people["Training"] & people["PublicTest"]
+    assert "whole persons" in data.notes[0]
+
+
+def test_links_are_counted(tmp_path):
+    folder = write(tmp_path / "a_folder", kaggle())
+    (folder / "more").symlink_to(tmp_path)
+    os.mkfifo(folder / "train/sad/pipe.png")
+    assert load(folder).skipped == {
+        "link to a folder, or to nothing": ["more"],
+        "pipe or device": ["train/sad/pipe.png"],
+    }
+
+
+def test_a_table_that_unpacks_without_end(tmp_path):
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(csv_text([csv_row(RAMP, 3, "Training"), "1" * 2**24]).encode()))
+    with pytest.raises(DataError, match="unpacks to more than 50 times"):
+        load(tmp_path / "a.csv.gz")
+    (tmp_path / "b.csv").write_bytes(b"emotion,pixels\n" + b"3,1 1 1\n" * 20_000)
+    with pytest.raises(
+        DataError, match=r"no usable row among its first 10,000; its first fault: b.csv:2: has 3 pixels"
+    ):
+        load(tmp_path / "b.csv")
+
+
+@pytest.mark.parametrize("blob", [b"", b"x", npy(3)[:-1], npy(3).replace(b"}", b"("), npy([1, 2]), npy("happy")])
+def test_damaged_numbers_of_affectnet(tmp_path, blob):
+    files = images("train_set/images/0.jpg", "train_set/images/1.jpg")
+    files |= {"train_set/annotations/0_exp.npy": blob, "train_set/annotations/1_exp.npy": npy("3")}
+    data = read(tmp_path, files)
+    assert counts(data) == {"Training": {"surprise": 1}}
+    assert str(data.faults[0]) == "train_set/annotations/0_exp.npy: has no number of an emotion; skipped"
+
+
+def test_damaged_tables_and_parquet(tmp_path):
+    whole = parquet(["1.png"], [0], ["sad"])
+    for i, blob in enumerate((whole[:100], whole[:-20], b"PAR1", b"")):
+        with pytest.raises(DataError, match="cannot be read"):
+            read(tmp_path, {"train.parquet": blob}, f"{i}_folder")
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"emotion,pixels\n" * 999)[:-9])
+    with pytest.raises(DataError, match="cannot be read"):
+        load(tmp_path / "a.csv.gz")
 
 
 # ---- archives with something wrong

@@ -653,11 +653,12 @@ def test_a_folder_of_ones_own_with_other_names(tmp_path):
     assert "on all, 10 images" in result.stdout and "no image of disgust" in result.stdout
     assert "contempt is none of the seven emotions: 5 images left out" in result.stdout
     assert "folder 'bored': is not named after one of the seven emotions (1 image); left out" in result.stdout
-    meant = fer_nb(QUICK, "--data", tmp_path, "--map", "contempt=disgust", "--map", "bored=neutral", "--json")
+    meant = ("--label-map", "contempt=disgust", "--label-map", "bored=neutral")
+    meant = fer_nb(QUICK, "--data", tmp_path, *meant, "--json")
     figures = json.loads(meant.stdout)
     assert figures["n"] == 16 and figures["per_class"]["disgust"]["support"] == 5
     assert figures["per_class"]["fear"]["f1"] is None
-    assert fer_nb(QUICK, "--data", tmp_path, "--map", "contempt").exit_code == 2
+    assert fer_nb(QUICK, "--data", tmp_path, "--label-map", "contempt").exit_code == 2
 
 
 def test_votes_on_the_command_line(tmp_path):
@@ -683,7 +684,7 @@ def test_votes_on_the_command_line(tmp_path):
     (["--write"], "--write needs --all"),
     (["--all", "custom_cnn"], "--all stands instead of names"),
     (["--all", "--write", "--tta"], "--write measures every part as it is"),
-    (["--map", "contempt=bored"], "'contempt' cannot mean 'bored'"),
+    (["--label-map", "contempt=bored"], "'contempt' cannot mean 'bored'"),
     (["custom_cn"], "custom_cnn"),
 ])
 def test_mistakes_are_one_line(folder, words, says):

@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 
 from fer_nb.cli import app, named_pictures
 from fer_nb.core import EMOTIONS, FerError, ImageError
-from fer_nb.data import HEIC, NO_PICTURES, draw_face, heif_is_known, load_data, picture_suffixes
+from fer_nb.data import draw_face, load_data
 from fer_nb.faces import load_image, name_of
+from fer_nb.formats import HEIC, NO_PICTURES, heif_is_known, picture_suffixes
 from fer_nb.inference import EmotionRecognizer
 
 FACE = draw_face("happy", 4, 320, zoom=0.6).convert("RGB")
