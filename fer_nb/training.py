@@ -272,7 +272,7 @@ def saving(
         with write_beside(path) as tmp:
             yield tmp
     except (OSError, RuntimeError) as e:
-        why = str(e).splitlines()[0]
+        why = str(e).splitlines()[0][:60]
         raise TrainingError(f"Cannot write {path} ({why}). Free some space or give another folder.") from e
 
 
@@ -884,7 +884,7 @@ class KeepState(Callback):
     def kept(self):
         "What there is to go on from, in words."
         done = self.history[-1]["epoch"] if self.history else 0
-        return f"Epoch {done} is kept in {self.path}: go on with --resume." if self.path.exists() else ""
+        return f"Epoch {done} is kept in {self.path.name}: go on with --resume." if self.path.exists() else ""
 
     def measure(self, net):
         "Accuracy on a fixed sample of Training, without augmentation, so that it compares with the validation's."
