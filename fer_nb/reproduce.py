@@ -18,11 +18,12 @@ import torch
 
 from .core import MODELS, RecipeError, TrainingError, model_info, models_dir
 from .data import FaceData, load_data
-from .training import artifacts, load_torch, make_bank, model_recipe, train
-from .view_bank import VIEW_SETTINGS, ViewBank
+from .training import artifacts, make_bank, model_recipe, train
+from .view_bank import VIEW_SETTINGS
 
 # %% auto #0
-__all__ = ['Stage', 'make_stage', 'read_plan', 'find_file', 'run_stage', 'run_beside', 'reproduce']
+__all__ = ['Stage', 'named_teachers', 'make_stage', 'ready_stages', 'read_plan', 'find_file', 'run_stage', 'run_beside',
+           'reproduce']
 
 # %% ../nbs/18_reproduce.ipynb #7ebcbff2
 @dataclass(frozen=True)
@@ -42,6 +43,13 @@ class Stage:
         "What other stages take from it; where it lies, the stage is done."
         folder = out / self.name
         return artifacts(self.model, folder)[0] if self.model else folder / "view_bank.npz"
+
+
+def named_teachers(
+    settings: dict[str, str],  # of a stage
+) -> list[str]:  # stages
+    "What its setting `teachers` names."
+    return [name for name in settings.get("teachers", "").replace(" ", "").split(",") if name]
 
 
 def make_stage(
@@ -64,11 +72,18 @@ def make_stage(
     elif wrong := set(settings) - {"views", "seed", "teachers", *VIEW_SETTINGS}:
         raise RecipeError(f"The view bank {name} has no setting {', '.join(sorted(wrong))}.")
     known = {*MODELS, "none", "imagenet", "lite0"} - set(names)
-    named = [settings.get("start", "none"), *settings.get("teachers", "").replace(" ", "").split(",")]
-    needs = tuple(n for n in named if n and n not in known)
+    named = [settings.get("start", "none"), *named_teachers(settings)]
+    needs = tuple(n for n in named if n not in known)
     if unknown := [n for n in needs if n not in names]:
         raise RecipeError(f"The stage {name} needs {unknown[0]}, which is no stage of the plan.")
     return Stage(name, model, share, settings, needs)
+
+
+def ready_stages(
+    left: dict[str, Stage],  # not done yet
+) -> list[Stage]:
+    "Those that need none of the others."
+    return [stage for stage in left.values() if not set(stage.needs) & set(left)]
 
 
 def read_plan(
@@ -84,10 +99,9 @@ def read_plan(
         raise RecipeError(f"{path} cannot be read as a plan: {str(e).splitlines()[0]}") from e
     plan = {}
     while left:
-        ready = [name for name, stage in left.items() if not set(stage.needs) & set(left)]
-        if not ready:
+        if not (ready := ready_stages(left)):
             raise RecipeError(f"The plan has a circle: {', '.join(left)} need one another.")
-        plan |= {name: left.pop(name) for name in ready}
+        plan |= {stage.name: left.pop(stage.name) for stage in ready}
     return plan
 
 # %% ../nbs/18_reproduce.ipynb #5e024d39
@@ -115,7 +129,8 @@ def run_stage(
     settings = dict(stage.settings)
     if "start" in settings:
         settings["start"] = files.get(settings["start"], settings["start"])
-    teachers = [files[n] for n in settings.pop("teachers", "").replace(" ", "").split(",") if n]
+    teachers = [files[name] for name in named_teachers(settings)]
+    settings.pop("teachers", None)
     if stage.model:
         train(stage.model, data, out / stage.name, resume=True, log=log, minutes=minutes * stage.share,
               teachers=teachers, note=f"stage {stage.name} of the plan", **settings)
@@ -172,8 +187,8 @@ def reproduce(
     options = {"--out": out.resolve(), "--minutes": minutes, "--data": data, "--plan": plan}
     options = [str(word) for option in options.items() if option[1] for word in option]
     while left:
-        wave = [stage for stage in left.values() if not set(stage.needs) & set(left)]
-        if len(wave) > 1 and torch.cuda.is_available():
+        wave = ready_stages(left)
+        if len(wave) > 1 and torch.cuda.is_available() and data is not faces:  # arrays are not handed on
             if failed := run_beside(wave, options, log):
                 raise TrainingError(f"These stages failed: {', '.join(failed)}. What they said stands above.")
         else:

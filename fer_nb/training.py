@@ -70,10 +70,10 @@ __all__ = ['AUGMENTATION', 'LIMITS', 'CHOICES', 'HARMLESS', 'WEIGHTS', 'HISTORY'
            'group_rates', 'one_cycle', 'PlateauSchedule', 'fit', 'fit_calibration', 'part_metrics', 'plot_history',
            'plot_confusion', 'origin', 'TrainingResult', 'write_artifacts', 'earlier_history', 'whole_history',
            'settle_norms', 'artifacts', 'training_result', 'differences', 'train', 'kept_epochs', 'StepTimer',
-           'epochs_in', 'sample_of', 'keep_memory', 'training_header', 'named_by_content', 'known_settings', 'unlike',
-           'find_state', 'check_model', 'load_classifier', 'make_bank', 'average_checkpoints', 'changes',
-           'format_settings', 'recorded', 'list_runs', 'load_runs', 'save_runs', 'runs_table', 'Stopwatch', 'Resident',
-           'by_hand', 'bench_training', 'bench_weights']
+           'epochs_in', 'sample_of', 'keep_memory', 'training_header', 'file_hash', 'named_by_content',
+           'known_settings', 'unlike', 'find_state', 'check_model', 'load_classifier', 'make_bank',
+           'average_checkpoints', 'changes', 'format_settings', 'recorded', 'list_runs', 'load_runs', 'save_runs',
+           'runs_table', 'Stopwatch', 'Resident', 'by_hand', 'bench_training', 'bench_weights']
 
 # %% ../nbs/04_training.ipynb #1be7c275
 @dataclass(frozen=True)
@@ -1425,7 +1425,14 @@ def training_header(
     files = [f for f in (recipe.start, *recipe.teachers) if Path(f).is_file()]
     return dict(
         model=model, recipe=asdict(recipe), data=dict(source=data.source, fingerprint=data.fingerprint, counts=counts),
-        files={f: hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files})
+        files={f: file_hash(f) for f in files})
+
+
+def file_hash(
+    path: str | Path,
+) -> str:  # SHA-256 of the content, hexadecimal
+    "What tells a file by its content."
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def named_by_content(
@@ -1555,7 +1562,7 @@ def make_bank(
         answers.append(quantize(torch.cat([probs(*batch) for batch in batches])).cpu())
         if view in (0, views - 1):
             log(f"{view + 1} of {views} views of {len(images):,} faces, {time.monotonic() - start:.0f} s")
-    hashes = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in teachers]
+    hashes = [file_hash(path) for path in teachers]
     about = dict(views=views, seed=seed, faces=ViewBank.hash(part), augmentation=how, teachers=hashes)
     return ViewBank(torch.stack(answers), about)
 
@@ -1573,9 +1580,8 @@ def average_checkpoints(
     if len(kinds) > 1 or len({tuple(s) for s in states}) > 1:
         raise ModelError("Only checkpoints of one network with one input size have a mean. Name files of one model.")
     mean = {k: torch.stack([s[k] for s in states]).float().mean(0) for k in states[0]}
-    hashes = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    header = {k: saved[k] for k in ("model", "recipe", "data")} | dict(files=hashes, note="the mean of several")
-    header["recipe"] = known_settings(saved["recipe"])
+    header = dict(model=saved["model"], recipe=known_settings(saved["recipe"]), data=saved["data"],
+                  files={str(file): file_hash(file) for file in files}, note="the mean of several")
     history = load_torch(artifacts(saved["model"], files[0].parent)[1])["history"]
     write_artifacts(header, dict(net=mean, epoch=saved["best_epoch"]), history, data, Path(out))
     return training_result(saved["model"], Path(out))
