@@ -1,7 +1,7 @@
 # make app      the app at http://localhost:8501          make test   everything that CI checks
 # make install  the environment in .venv, for developing   make lab    the notebooks in JupyterLab
 # make docs     the documentation's site in _docs         make dist   wheel and sdist, each tried in an empty environment
-# make readme   README.md from nbs/index.ipynb            make licences   LICENCES.md from what is installed
+# make readme   README.md, the map in CONTRIBUTING.md     make licences   LICENCES.md from what is installed
 # make fuzz     bent files and command lines, an hour     make two    one training on two processes
 # make models   the models that ship, by models/plan.ini: minutes on a GPU, days on two cores; FER2013 names the archive
 
@@ -67,16 +67,17 @@ test: export OMP_NUM_THREADS = 1
 test: export OMP_WAIT_POLICY = passive
 test: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: .venv/.dev
-	@rm -rf .venv/before && mkdir .venv/before && cp -r nbs fer_nb README.md .venv/before
-	@echo "== notebooks clean, README.md in sync with nbs/index.ipynb?"
+	@rm -rf .venv/before && mkdir .venv/before && cp -r nbs fer_nb README.md CONTRIBUTING.md .venv/before
+	@echo "== notebooks clean, README.md and the map in CONTRIBUTING.md in sync with them?"
 	@nbdev_clean && $(MAKE) --no-print-directory readme
-	@diff -rq -x .ipynb_checkpoints .venv/before/nbs nbs && diff -q .venv/before/README.md README.md || { echo "They were not, now they are: commit that."; exit 1; }
+	@diff -rq -x .ipynb_checkpoints .venv/before/nbs nbs && diff -q .venv/before/README.md README.md && diff -q .venv/before/CONTRIBUTING.md CONTRIBUTING.md || { echo "They were not, now they are: commit that."; exit 1; }
 	@echo "== library in sync with the notebooks?"
-	@nbdev_export && diff -rq -x __pycache__ -x models .venv/before/fer_nb fer_nb || { echo "It was not; nbdev_export has written it anew: commit that."; exit 1; }
-	@echo "== style (ruff)"
+	@nbdev_export && diff -rq -x __pycache__ .venv/before/fer_nb fer_nb || { echo "It was not; nbdev_export has written it anew: commit that."; exit 1; }
+	@echo "== style (ruff), types (mypy)"
 	@ruff check --quiet .
-	@echo "== notebooks run?" && if [ -n "$${FER2013:-}" ]; then echo "on $$FER2013"; else echo "on drawn faces (FER2013 is not set)"; fi
-	@nbdev_test --n_workers 2 --timing
+	@mypy
+	@echo "== notebooks run, and their outputs are those of today?" && if [ -n "$${FER2013:-}" ]; then echo "on $$FER2013"; else echo "on synthetic faces (FER2013 is not set)"; fi
+	@python tests/notebooks.py
 	@echo "== command line, app, packaging (pytest)"
 	@pytest --durations 5
 

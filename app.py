@@ -2,41 +2,23 @@
 
 import streamlit as st
 
-from fer_nb import app_ui as ui
-
-
-def faces():
-    ui.title("What does this face show?", "A photo in, an expression for every face out. Nothing is kept.")
-    source = ui.choose_source()
-    if source == ui.FILM:
-        return ui.film(model)
-
-    photos = ui.live(model) if source == ui.LIVE else ui.photos(source)
-    if not photos:
-        return None if source == ui.LIVE else ui.welcome()
-
-    answers = ui.look_at_all(photos, model)
-    for answer in answers:
-        ui.show(answer, model, named=len(answers) > 1)
-    ui.downloads(answers)
-
-
-def how_good():
-    ui.title("How good is it?", "Right more often than guessing, wrong more often than you think.")
-    ui.how_good(model)
-
+from fer_nb.app import frame, server
+from fer_nb.app.pages import faces_page
+from fer_nb.app.quality import quality_page
 
 if __name__ == "__main__":  # Streamlit runs this file for every visitor
-    st.set_page_config(page_title="fer_nb", page_icon=ui.icon(), layout="wide")
-    ui.style()
+    st.set_page_config(page_icon=frame.page_icon(), layout="wide")
+    frame.inject_css()
     pages = [
-        st.Page(faces, title="Faces", icon=":material/face:", default=True),
-        st.Page(how_good, title="How good is it?", icon=":material/query_stats:", url_path="how-good"),
+        st.Page(faces_page, title=frame.tr("Faces"), icon=":material/face:", default=True),
+        st.Page(quality_page, title=frame.tr("How good is it?"), icon=":material/query_stats:", url_path="how-good"),
     ]
-    page = st.navigation(pages, position="top")
-    with st.sidebar:
-        model = ui.choose_model()
-        ui.promises()
+    page = st.navigation(pages, position="hidden")
+    st.set_page_config(page_title=f"{page.title} · fer_nb")
+    with st.container(horizontal=True, key="navigation"):  # in the page, where a phone shows it, too
+        for each in pages:
+            st.page_link(each)
     page.run()
+    frame.notices()
 else:  # the server imports it once
-    app = st.App(__file__, routes=ui.roads(), lifespan=ui.at_home)
+    app = st.App(__file__, routes=server.routes(), middleware=server.middleware(), lifespan=server.lifespan)

@@ -5,15 +5,17 @@ import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("train", "app", "scale", "notebooks", "dev")}
-extras["notebooks"] += extras["train"] + extras["app"] + extras["scale"]
+EXTRAS = "video", "serve", "train", "app", "scale", "notebooks", "dev"
+extras = {name: cfg[f"{name}_requirements"].split() for name in EXTRAS}
+extras["app"] += extras["video"]
+extras["notebooks"] += extras["train"] + extras["app"] + extras["scale"] + extras["serve"]
 extras["dev"] += extras["notebooks"]
 # a package's page shows the README too, where links within the repository would lead nowhere
 readme = (here / "README.md").read_text(encoding="utf-8")
@@ -50,10 +52,13 @@ setup(
     },
     keywords=cfg["keywords"].split(),
     # the trained models and their figures lie in models/ at the top of the tree and travel inside the package
-    packages=["fer_nb", "fer_nb.models"],
-    package_dir={"fer_nb.models": "models"},
-    package_data={"fer_nb.models": ["*.onnx", "*.md", "results.json", "plan.ini", "runs.csv"]},
-    python_requires=f">={cfg['min_python']},<3.13",
+    packages=[*find_packages(include=["fer_nb", "fer_nb.*"]), "fer_nb.weights"],
+    package_dir={"fer_nb.weights": "models"},
+    package_data={
+        "fer_nb": ["py.typed", *(f"**/*.{kind}" for kind in ("css", "html", "js", "json", "md", "svg"))],
+        "fer_nb.weights": ["*.onnx", "*.md", "results.json", "plan.ini", "runs.csv"],
+    },
+    python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
     entry_points={
@@ -69,6 +74,8 @@ setup(
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
     ],
 )

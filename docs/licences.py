@@ -18,7 +18,8 @@ This is what pip installs along with it, with the versions of `constraints.txt` 
 `make licences` writes this page. A product that ships them has to pass on their notices.
 """
 GROUPS = {
-    "": "For recognising", "app": "More for the app", "scale": "More for clusters",
+    "": "For recognition", "video": "More for videos", "app": "More for the app", "serve": "More for the service",
+    "scale": "More for clusters",
     "train": "More for training and the notebooks",
 }
 

@@ -1,7 +1,8 @@
 """The pages of the documentation, made in memory for MkDocs; run alone, README.md from nbs/index.ipynb.
 
 README.md is the front page, every notebook a page with its outputs, every module a page of its public names: how it is
-called, docstring, and the comments beside its parameters as a table. Nothing is executed, no PyTorch imported.
+called, docstring, and the comments beside its parameters as a table. Nothing is executed, no PyTorch imported. The list
+of notebooks in the README and the map in CONTRIBUTING.md are made here from the notebooks' titles.
 """
 
 import ast
@@ -20,7 +21,18 @@ SOURCE = "https://github.com/fer-nb/fer_nb/blob/main/"
 IN_REPOSITORY = r"\]\((?:\.\./)?(LICENSE|Dockerfile|CITATION\.cff|\w+\.(?:py|ini))\)"
 NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
 CARDS = sorted((ROOT / "models").glob("*.md"))
-TEXTS = ("CONTRIBUTING.md", "CHANGELOG.md", "LICENCES.md")
+TEXTS = ("CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "SECURITY.md", "CHANGELOG.md", "LICENCES.md")
+#: the learner's path, by name without number: read in order they are a course; all other notebooks are for looking up
+PATH = set(
+    "core data_exploration augmentation class_weights calibration training ablation custom_cnn mobilenet_v3 "
+    "efficientnet_b0 resnet18 evaluation label_noise robustness export faces inference video_tracking app".split()
+)
+#: what the notebooks of a decade are about
+DECADES = {
+    "0": "what everything stands on", "1": "data", "2": "from a stored face to a training", "3": "figures and plots",
+    "4": "training", "5": "the models", "6": "evaluation and what ships", "7": "recognition", "8": "the app and speed",
+    "9": "the command line",
+}  # fmt: skip
 PICTURES = {"image/png": "png", "image/jpeg": "jpg"}
 
 
@@ -28,9 +40,19 @@ PICTURES = {"image/png": "png", "image/jpeg": "jpg"}
 
 
 def module_of(notebook):
-    "The module a notebook exports to."
+    "The module a notebook exports to, `data.load` for instance; None for one that exports nothing."
     cells = nbformat.read(notebook, 4).cells
-    return next(m[1] for c in cells if (m := re.search(r"^#\| *default_exp +(\w+)", c.source, re.M)))
+    return next((m[1] for c in cells if (m := re.search(r"^#\| *default_exp +([\w.]+)", c.source, re.M))), None)
+
+
+def imported_as(module):
+    "The name a module is imported by."
+    return "fer_nb" if module == "__init__" else f"fer_nb.{module}"
+
+
+def is_on_path(notebook):
+    "Whether a notebook belongs to the learner's path."
+    return notebook.stem[3:] in PATH
 
 
 def heading(notebook):
@@ -69,6 +91,38 @@ def output(one, name, pictures, alt):
         return re.sub("^#", "###", data["text/markdown"], flags=re.M)  # its headings below those of the notebook
     text = re.sub(r"\x1b\[[0-9;]*m", "", one.get("text") or data.get("text/plain", "")).rstrip()
     return f"```text\n{text}\n```" if text else ""
+
+
+def notebook_list(path):
+    "The notebooks of the learner's path (True), or those for looking up, as a Markdown table."
+    rows = []
+    for notebook in NOTEBOOKS:
+        if is_on_path(notebook) == path:
+            title, subtitle = heading(notebook)
+            rows.append(f"| [{notebook.stem[:2]} {title}]({notebook.name}) | {subtitle} |")
+    return "\n".join(["| notebook | |", "| --- | --- |", *rows])
+
+
+def house_map():
+    "All notebooks and their modules in decades, as a Markdown table; the learner's path in bold."
+    lines, decade = ["| notebook | module | what is there |", "| --- | --- | --- |"], ""
+    for notebook in NOTEBOOKS:
+        (title, _), mark = heading(notebook), "**" if is_on_path(notebook) else ""
+        module = f"`{module_of(notebook)}`" if module_of(notebook) else ""
+        if notebook.stem[0] != decade:
+            decade = notebook.stem[0]
+            lines.append(f"| *{decade}0–{decade}9* | | *{DECADES[decade]}* |")
+        lines.append(f"| {mark}[{notebook.stem}](nbs/{notebook.name}){mark} | {module} | {title} |")
+    return "\n".join(lines)
+
+
+def write_map():
+    "The map in CONTRIBUTING.md, between its two marks."
+    file = ROOT / "CONTRIBUTING.md"
+    text = file.read_text(encoding="utf-8")
+    between = re.compile(r"(<!-- map[^\n]*-->\n).*(<!-- end of the map -->)", re.S)
+    text = between.sub(lambda marks: f"{marks[1]}{house_map()}\n{marks[2]}", text)
+    file.write_text(text, encoding="utf-8")
 
 
 def write_readme():
@@ -163,7 +217,7 @@ def entry(node, said, owner=""):
 
 def api(module):
     "Name -> Markdown of everything public in a module, in its order."
-    source = (ROOT / "fer_nb" / f"{module}.py").read_text(encoding="utf-8")
+    source = (ROOT / "fer_nb" / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
     said, found = comments(source), {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -210,10 +264,13 @@ def commands():
 
 def on_config(config):
     "What there is to read, and in which order."
-    notebooks = [{f"{n.stem[:2]} {heading(n)[0]}": f"nbs/{n.stem}.md"} for n in NOTEBOOKS]
-    modules = [{m: f"api/{m}.md"} for m in map(module_of, NOTEBOOKS)]
+    def pages(path):
+        return [{f"{n.stem[:2]} {heading(n)[0]}": f"nbs/{n.stem}.md"} for n in NOTEBOOKS if is_on_path(n) == path]
+
+    modules = [{imported_as(m): f"api/{m}.md"} for m in map(module_of, NOTEBOOKS) if m]
     cards = [{"Models": [{c.stem: f"models/{c.name}"} for c in CARDS]}] if CARDS else []
-    config.nav = ["index.md", {"Notebooks": notebooks}, {"Library": modules}, *cards, {"About": list(TEXTS)}]
+    notebooks = [{"Learn": pages(True)}, {"Look up": pages(False)}]
+    config.nav = ["index.md", *notebooks, {"Library": modules}, *cards, {"About": list(TEXTS)}]
     return config
 
 
@@ -222,11 +279,12 @@ def linker(module, known):
 
     def link(match):
         name = match["name"]
-        places = [m for m in known if name in known[m] and m == (match["module"] or m)]
+        asked = match["module"] or ""
+        places = [m for m in known if name in known[m] and (m == asked or m.endswith(f".{asked}") or not asked)]
         places = [module] if module in places else places  # a name of this very notebook
         return f"[{match[0]}](../api/{places[0]}.md#{name.lower()})" if len(places) == 1 else match[0]
 
-    sign = r"(?<![\[`])`(?:fer_nb\.)?(?:(?P<module>\w+)\.)?(?P<name>\w+)(?:\(\))?`(?!`)"
+    sign = r"(?<![\[`])`(?:fer_nb\.)?(?:(?P<module>[\w.]+)\.)?(?P<name>\w+)(?:\(\))?`(?!`)"
     # the badge leads from the site to Colab as a plain link
     return lambda text: re.sub(sign, link, re.sub(r"!\[(Open in Colab)\]\([^)]*\)", r"\1", text))
 
@@ -236,11 +294,13 @@ def on_files(files, config):
     from mkdocs.structure.files import File
 
     pages = {}
-    known = {module: api(module) for module in map(module_of, NOTEBOOKS) if module != "cli"}
+    known = {module: api(module) for module in map(module_of, NOTEBOOKS) if module and module != "cli"}
     for notebook in NOTEBOOKS:
         module, (title, subtitle) = module_of(notebook), heading(notebook)
-        head = f"# fer_nb.{module}\n\n{subtitle}. Explained in [{title}](../nbs/{notebook.stem}.md).\n\n"
-        pages[f"api/{module}.md"] = head + ("\n\n".join(known[module].values()) if module in known else commands())
+        if module:
+            told = f"Explained in [{title}](../nbs/{notebook.stem}.md)."
+            text = "\n\n".join(known[module].values()) if module in known else commands()
+            pages[f"api/{module}.md"] = f"# {imported_as(module)}\n\n{subtitle}\n\n{told}\n\n{text}"
         pages[f"nbs/{notebook.stem}.md"], pictures = page(notebook, linker(module, known))
         pages |= {f"nbs/{name}": content for name, content in pictures.items()}
     for source in (ROOT / "README.md", *(ROOT / name for name in TEXTS), *CARDS):
@@ -258,4 +318,5 @@ def on_files(files, config):
 
 
 if __name__ == "__main__":
+    write_map()
     write_readme()

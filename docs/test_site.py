@@ -96,7 +96,7 @@ def test_search_finds_a_function_and_opens_its_page(page):
     page.get_by_placeholder("Search").fill("draw_group")
     page.locator(".md-search-result__link").first.wait_for()
     page.locator(".md-search-result__link", has_text="draw_group").first.click()
-    page.wait_for_url("**/api/data.html**")
+    page.wait_for_url("**/api/data.synthetic.html**")
     page.get_by_role("heading", name="draw_group").wait_for()
 
 

@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("streamlit", reason="the page needs the [app] extra")
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from fer_nb.core import EMOTIONS, MODELS, PARTS, models_dir, shipped_models
-from fer_nb.data import draw_face
+from fer_nb.core import EMOTIONS, MODELS, SPLITS, available_models, models_dir
+from fer_nb.data.synthetic import draw_face
 
 ROOT = Path(__file__).parent.parent
 
@@ -64,17 +65,19 @@ def choose(page, source):
     return page
 
 
-def test_before_a_photo_the_seven_are_shown_and_one_click_gives_a_face(page):
-    assert all(f"<span>{emotion}</span>" in html(page) for emotion in EMOTIONS)
+def test_before_a_photo_the_seven_are_buttons_and_one_click_gives_an_answer(page):
+    assert [button.label for button in page.button] == [*EMOTIONS]
     assert cards(page) == 0
-    page.button[0].click().run()
-    assert not page.exception and cards(page) == 1
+    for number, emotion in enumerate(EMOTIONS):
+        page.button[number].click().run()
+        assert not page.exception and cards(page) == 1 and f"<strong>{emotion}</strong>" in html(page)
+        choose(page, "photos")
 
 
 @pytest.fixture
 def two_models(tmp_path, monkeypatch):
     "A folder with the shipped model under two names, and its figures."
-    first, second = shipped_models()[0], next(name for name in MODELS if name != shipped_models()[0])
+    first, second = available_models()[0], next(name for name in MODELS if name != available_models()[0])
     for name in (first, second):
         shutil.copy(models_dir() / f"{first}.onnx", tmp_path / f"{name}.onnx")
     shutil.copy(models_dir() / "results.json", tmp_path)
@@ -82,35 +85,38 @@ def two_models(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_every_model_can_be_chosen_and_all_together(two_models, page):
-    choice = page.sidebar.radio[0]
-    assert choice.options == [MODELS[name].title for name in shipped_models()] + ["All together"]
-    assert choice.value == (shipped_models()[0],)
+def test_every_model_can_be_chosen_and_their_ensemble(two_models, page):
+    choice = page.selectbox(key="model")
+    titles = [MODELS[name].title for name in available_models()] + ["Ensemble"]
+    assert [label.split(" · ")[0] for label in choice.options] == titles
+    assert choice.value == available_models()[0]
     upload(page, ("face.png", FACE))
-    for value in [(name,) for name in shipped_models()] + [tuple(shipped_models())]:
-        page.sidebar.radio[0].set_value(value).run()
-        title = MODELS[value[0]].title if len(value) == 1 else "All together"
-        assert not page.exception and f"1 face · read by {title}<" in html(page)
+    for value in [(name,) for name in available_models()] + [tuple(available_models())]:
+        page.selectbox(key="model").set_value(value[0] if len(value) == 1 else "ensemble").run()
+        title = MODELS[value[0]].title if len(value) == 1 else "Ensemble"
+        assert not page.exception and f"1 face · model: {title}<" in html(page)
 
 
 def test_a_choice_says_what_it_costs_and_how_often_it_is_right(two_models):
-    from fer_nb.app_ui import measured, worth
+    from fer_nb.app.frame import model_caption
+    from fer_nb.core import load_results
 
     found = json.loads((models_dir() / "results.json").read_text())
     for row in found["rows"]:
-        if row["model"] in shipped_models() and not row["tta"] and row["part"] == "PublicTest":
-            assert f"**{row['accuracy']:.0%}**" in worth((row["model"],), found | {"rows": [row]})
-    alone, both = worth((shipped_models()[0],), measured()), worth(tuple(shipped_models()), measured())
+        if row["model"] in available_models() and not row["tta"] and row["split"] == "PublicTest":
+            assert f"**{row['accuracy']:.1%}**" in model_caption((row["model"],), found | {"rows": [row]})
+    alone = model_caption((available_models()[0],), load_results())
+    both = model_caption(tuple(available_models()), load_results())
     size = float(re.search(r"([\d.]+) MB", alone)[1])
     assert float(re.search(r"([\d.]+) MB", both)[1]) == pytest.approx(2 * size, abs=0.11)
     (two_models / "results.json").write_text("{")
-    assert measured() == {} and worth((shipped_models()[0],), measured()) == f"{size} MB"
+    assert load_results() == {} and model_caption((available_models()[0],), load_results()) == f"{size} MB"
 
 
 def test_a_photo_gets_a_card_for_its_face(page):
     upload(page, ("face.png", FACE))
     assert cards(page) == 1
-    assert "1 face · read by" in html(page)
+    assert "1 face · model:" in html(page)
     assert all(html(page).count(f"<li><span>{emotion}</span>") == 1 for emotion in EMOTIONS)
 
 
@@ -118,43 +124,49 @@ def test_several_photos_are_shown_each_under_its_name(page):
     wall = png(Image.new("RGB", (320, 240), "teal"))
     upload(page, ("one.png", FACE), ("<b>two</b>.png", FACE), ("wall.png", wall), ("none.png", b"no"))
     assert cards(page) == 2
-    assert html(page).count('<h2 class="fer-name">') == 4
+    assert html(page).count('<h2 class="fer-name"') == 4
     assert "&lt;b&gt;two&lt;/b&gt;.png" in html(page) and "<b>two" not in html(page)
     assert len(page.info) == len(page.warning) == 1
 
 
 def test_a_click_elsewhere_does_not_look_at_the_photos_again(page, monkeypatch):
-    from fer_nb import app_ui
+    from fer_nb.app import results
 
     upload(page, ("one.png", FACE), ("two.png", FACE))
     asked = []
-    monkeypatch.setattr(app_ui, "look_at", lambda photo, models: asked.append(photo) or 1 / 0)
-    page.toggle[0].set_value(True).run()
+    monkeypatch.setattr(results, "recognize_photo", lambda photo, models: asked.append(photo) or 1 / 0)
+    page.toggle(key="compare").set_value(True).run()
     assert not page.exception and not asked and cards(page) == 2
-    page.file_uploader[0].set_value([("one.png", FACE, "image/png")])
-    assert "fer-look" in html(page)
+    assert "fer-compare" in html(page)
 
 
 def test_fifty_photos_at_once_are_too_many_and_said_so(page):
     small = png(Image.new("L", (64, 64)))
     upload(page, *((f"{i}.png", small) for i in range(50)))
     assert "50 photos" in page.info[0].value
-    assert html(page).count('<h2 class="fer-name">') == 24
+    assert html(page).count('<h2 class="fer-name"') == 24
 
 
-def test_a_group_can_be_looked_at_face_by_face(page):
-    choose(page, "Drawn")
+def test_a_group_can_be_explained_face_by_face(page, monkeypatch):
+    choose(page, "sample")
     page.pills[0].set_value("all seven").run()
     assert not page.exception and cards(page) > 2
-    page.pills[1].set_value(2).run()
-    assert not page.exception and html(page).count("fer-look") > 1
+    assert html(page).count("data-explain=") == html(page).count('class="fer-box') == cards(page)
+    from fer_nb.app.results import explained, photo_key
+
+    (result,) = page.session_state["results"].values()
+    monkeypatch.setattr(st, "session_state", {})
+    models, key = (available_models()[0],), f"{photo_key(result.photo)}-2"
+    made = explained([result], models, key)
+    assert list(made) == [key] and "fer-look" in made[key]
+    assert explained([result], models, "another-1") == made  # kept, and a stranger's key is no error
 
 
 def test_drawn_faces_need_no_photo(page):
-    choose(page, "Drawn")
+    choose(page, "sample")
     assert cards(page) == 1
     before = html(page)
-    page.button[0].click().run()
+    page.button[0].click().run()  # somebody else
     assert not page.exception and html(page) != before
 
 
@@ -165,10 +177,14 @@ def test_a_small_face_says_so(page):
     assert cards(page) == 1 and "pixels wide: a closer photo" in html(page)
 
 
+def webcams(page):
+    return [c for c in page.get("bidi_component") if c.proto.component_name == "fer_live"]
+
+
 def test_the_cameras_are_off_until_chosen(page):
-    assert not page.get("camera_input") and not page.get("bidi_component")
-    assert len(choose(page, "Snapshot").get("camera_input")) == 1
-    assert len(choose(page, "Live").get("bidi_component")) == 1
+    assert not page.get("camera_input") and not webcams(page)
+    assert len(choose(page, "snapshot").get("camera_input")) == 1
+    assert len(webcams(choose(page, "webcam"))) == 1
     assert not page.get("camera_input")
 
 
@@ -220,24 +236,29 @@ def test_the_page_survives_what_is_no_photo(page, content):
 
 
 def test_downloads_say_what_the_page_says(page):
-    from fer_nb.app_ui import COLUMNS, Photo, annotated, look_at, table
+    from fer_nb.app.frame import to_csv
+    from fer_nb.app.photos import InputPhoto
+    from fer_nb.app.results import MODEL_COLUMNS, annotated_images, recognize_photo
 
     group = np.hstack([np.asarray(draw_face(e, 1, 320, zoom=0.6)) for e in ("happy", "surprise")])
-    photos = [Photo("1", "=two.png", png(Image.fromarray(group))), Photo("2", "wall.png", Image.new("RGB", (64, 64)))]
-    models = (shipped_models()[0],)
-    answers = [look_at(photo, models) for photo in photos]
-    rows = list(csv.DictReader(io.StringIO(table([r for a in answers for r in a.rows], COLUMNS).decode())))
+    wall = Image.new("RGB", (64, 64))
+    photos = [InputPhoto("1", "=two.png", png(Image.fromarray(group))), InputPhoto("2", "wall.png", wall)]
+    models = (available_models()[0],)
+    results = [recognize_photo(photo, models) for photo in photos]
+    table = to_csv([row for r in results for row in r.rows], MODEL_COLUMNS).decode("utf-8-sig")
+    rows = list(csv.DictReader(io.StringIO(table)))
     assert [r["face"] for r in rows] == ["1", "2", "0"]
     assert rows[0]["source"] == "'=two.png"  # a spreadsheet does not run it
-    assert [r["emotion"] for r in rows[:2]] == [face.emotion for face in answers[0].faces]
-    assert json.loads(json.dumps([a.record for a in answers]))[0]["faces"][1]["emotion"] == rows[1]["emotion"]
-    assert Image.open(io.BytesIO(annotated(answers[:1]))).size == (640, 320)
-    with zipfile.ZipFile(io.BytesIO(annotated([answers[0]] * 2))) as archive:
+    assert {r["model"] for r in rows} == {r.record["model"] for r in results} == {*models}
+    assert [r["emotion"] for r in rows[:2]] == [face.emotion for face in results[0].faces]
+    assert json.loads(json.dumps([r.record for r in results]))[0]["faces"][1]["emotion"] == rows[1]["emotion"]
+    assert Image.open(io.BytesIO(annotated_images(results[:1]))).size == (640, 320)
+    with zipfile.ZipFile(io.BytesIO(annotated_images([results[0]] * 2))) as archive:
         assert archive.namelist() == ["01_two_faces.jpg", "02_two_faces.jpg"]
 
 
-def film(path, seconds=1.0, fps=10):
-    "A film of a drawn face that moves a little."
+def video(path, seconds=1.0, fps=10):
+    "A video of a drawn face that moves a little."
     import cv2
 
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, (320, 240))
@@ -250,61 +271,62 @@ def film(path, seconds=1.0, fps=10):
     return path.read_bytes()
 
 
-def test_a_film_leaves_nothing_behind(tmp_path):
-    from fer_nb.app_ui import watch_film
+def test_a_video_leaves_nothing_behind(tmp_path):
+    from fer_nb.app.video import analyze_video
 
-    told, shm = [], Path("/dev/shm")
+    steps, shm = [], Path("/dev/shm")
     before = set(shm.iterdir()) if shm.is_dir() else set()
-    seen = watch_film(film(tmp_path / "f.mp4"), "My film.MP4", (shipped_models()[0],), lambda *w: told.append(w))
-    assert seen.film[:4] == b"\x1aE\xdf\xa3"  # WebM
-    assert len(told) == 10 and 0 <= told[0][1] <= told[-1][1] <= 1
+    note = lambda *step: steps.append(step)  # noqa: E731
+    seen = analyze_video(video(tmp_path / "f.mp4"), "My video.MP4", (available_models()[0],), note)
+    assert seen.video[:4] == b"\x1aE\xdf\xa3"  # WebM
+    assert len(steps) == 10 and 0 <= steps[0][1] <= steps[-1][1] <= 1
     assert seen.timeline.summary()[0]["frames"] == len(seen.rows) > 5 and not seen.note
     assert {p for p in (shm.iterdir() if shm.is_dir() else ()) if p.name.startswith("fer_nb_")} <= before
 
 
-def test_a_film_on_the_page(page, tmp_path):
-    choose(page, "Film")
-    page.file_uploader[0].set_value(("**f**.mp4", b"no film", "video/mp4")).run()
-    assert not page.exception and "**f**" not in page.warning[0].value and "mp4 is not a film" in page.warning[0].value
-    page.file_uploader[0].set_value(("f.mp4", film(tmp_path / "f.mp4"), "video/mp4")).run()
+def test_a_video_on_the_page(page, tmp_path):
+    choose(page, "video")
+    page.file_uploader[0].set_value(("**f**.mp4", b"no video", "video/mp4")).run()
+    assert not page.exception and "**f**" not in page.warning[0].value and "mp4 is not a video" in page.warning[0].value
+    page.file_uploader[0].set_value(("f.mp4", video(tmp_path / "f.mp4"), "video/mp4")).run()
     assert not page.exception and not page.warning
     assert "<strong>Face 1</strong>" in html(page)
     assert len(page.get("video")) == 1 and len(page.get("download_button")) == 3
 
 
-def test_a_long_film_is_looked_at_in_part(tmp_path, monkeypatch):
-    from fer_nb import app_ui
+def test_a_long_video_is_read_in_part(tmp_path, monkeypatch):
+    from fer_nb.app import video as module
 
-    monkeypatch.setattr(app_ui, "MOST_SECONDS", 1)
-    monkeypatch.setattr(app_ui, "MOST_LOOKS", 5)
-    seen = app_ui.watch_film(film(tmp_path / "f.mp4", 3), "f.mp4", (shipped_models()[0],))
+    monkeypatch.setattr(module, "MAX_SECONDS", 1)
+    monkeypatch.setattr(module, "MAX_FRAMES", 5)
+    seen = module.analyze_video(video(tmp_path / "f.mp4", 3), "f.mp4", (available_models()[0],))
     assert "fer-nb video" in seen.note and 4 <= seen.timeline.frames <= 6
 
 
-def good(models):
-    from fer_nb import app_ui
+def quality():
+    from fer_nb.app.quality import quality_page
 
-    app_ui.how_good(models)
+    quality_page()
 
 
 def test_how_good_shows_what_was_measured():
     found = json.loads((models_dir() / "results.json").read_text())
-    rows = [r for r in found["rows"] if r["model"] == shipped_models()[0] and not r["tta"] and r["part"] in PARTS]
-    row = max(rows, key=lambda r: PARTS.index(r["part"]))
-    page = AppTest.from_function(good, args=((shipped_models()[0],),), default_timeout=60).run()
+    rows = [r for r in found["rows"] if r["model"] == available_models()[0] and not r["tta"] and r["split"] in SPLITS]
+    row = max(rows, key=lambda r: SPLITS.index(r["split"]))
+    page = AppTest.from_function(quality, default_timeout=60).run()
     assert not page.exception
     low, high = row["accuracy_ci95"]
     assert f"<td>{low:.1%}–{high:.1%}</td>" in html(page)
     assert html(page).count('scope="row"') == 7 + len({r["model"] for r in found["rows"]})
     assert "Regulation (EU) 2024/1689" in html(page)
-    cards = [name for name in shipped_models() if (models_dir() / f"{name}.md").is_file()]
-    assert len(page.expander) == (shipped_models()[0] in cards)
+    cards = [name for name in available_models() if (models_dir() / f"{name}.md").is_file()]
+    assert len(page.expander) == (available_models()[0] in cards)
     assert not any("<!--" in text.value or "![" in text.value for text in page.markdown)
 
 
 def test_how_good_without_figures_still_says_what_it_is_not_for(two_models):
     (two_models / "results.json").unlink()
-    page = AppTest.from_function(good, args=((shipped_models()[0],),), default_timeout=60).run()
+    page = AppTest.from_function(quality, default_timeout=60).run()
     assert not page.exception and "fer-nb evaluate" in page.info[0].value
     assert "Never decide anything" in html(page)
 
@@ -317,11 +339,11 @@ def test_without_a_model_the_page_says_how_to_get_one(tmp_path, monkeypatch):
 
 
 def test_two_sessions_share_one_copy_of_a_model():
-    from fer_nb.app_ui import recogniser
+    from fer_nb.app.frame import get_recognizer
 
-    one = (shipped_models()[0],)
-    assert recogniser(one) is recogniser(one)
-    assert recogniser(one)._sessions[0] is recogniser(one, 77)._sessions[0]  # photos and camera
+    one = (available_models()[0],)
+    assert get_recognizer(one) is get_recognizer(one)
+    assert get_recognizer(one).classifier.sessions[0] is get_recognizer(one, 77).classifier.sessions[0]  # camera
 
 
 def thousand():
@@ -331,15 +353,16 @@ def thousand():
     import numpy as np
     import streamlit as st
 
-    from fer_nb import app_ui
-    from fer_nb.core import shipped_models
-    from fer_nb.data import draw_face
+    from fer_nb.app import photos
+    from fer_nb.app.results import recognize_photos
+    from fer_nb.core import available_models
+    from fer_nb.data.synthetic import draw_face
 
-    models, pages = (shipped_models()[0],), []
+    models, pages = (available_models()[0],), []
     face = np.asarray(draw_face("happy", 1, size=96, zoom=0.6))
     for i in range(1000):
-        (answer,) = app_ui.look_at_all([app_ui.Photo(str(i), "f.png", np.roll(face, i % 3, 1))], models)
-        assert len(answer.faces) == 1
+        (result,) = recognize_photos([photos.InputPhoto(str(i), "f.png", np.roll(face, i % 3, 1))], models)
+        assert len(result.faces) == 1
         with open("/proc/self/statm") as file:
             pages.append(int(file.read().split()[1]))
     st.session_state["megabytes"] = [n * os.sysconf("SC_PAGE_SIZE") / 1e6 for n in pages]
@@ -360,8 +383,8 @@ def test_the_page_needs_nothing_of_what_training_needs():
     code = (
         "import sys; from streamlit.testing.v1 import AppTest\n"
         f"page = AppTest.from_file({str(ROOT / 'app.py')!r}, default_timeout=120).run()\n"
-        "page.segmented_control[0].set_value('Drawn').run(); assert not page.exception\n"
-        "from fer_nb import app_ui; app_ui.how_good((app_ui.shipped_models()[0],))\n"
+        "page.segmented_control[0].set_value('sample').run(); assert not page.exception\n"
+        "from fer_nb.app import quality; quality.quality_page()\n"
         "print(*{'torch', 'fastai', 'sklearn'} & set(sys.modules))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
@@ -373,3 +396,41 @@ def test_settings_keep_everything_on_this_machine():
     assert "\ngatherUsageStats = false " in settings
     assert '\naddress = "localhost" ' in settings
     assert "http" not in settings  # no font or theme from the net
+
+
+def sentences_in_use():
+    "Every sentence that the modules of the app give to `tr`, directly or in a table of theirs."
+    import ast
+
+    from fer_nb.app import live, pages, photos
+
+    found = {*live.LIVE_TEXTS.values(), *live.CAMERA_ERRORS.values(), *EMOTIONS, photos.ALL_SEVEN}
+    found |= {source.title for source in pages.SOURCES.values()} | {"fast", "balanced", "best"}
+    for file in [*(ROOT / "fer_nb" / "app").glob("*.py"), ROOT / "app.py"]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            name = isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", ""))
+            if name in ("tr", "download", "page_header"):
+                given = node.args[:2] if name == "page_header" else node.args[:1]
+                found |= {a.value for a in given if isinstance(a, ast.Constant)}
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "words":
+                found |= {n.value for n in ast.walk(node.value) if isinstance(n, ast.Constant) and " " in str(n.value)}
+    return found
+
+
+def test_every_sentence_has_its_row_and_every_row_its_sentence():
+    from fer_nb.app.frame import sentences
+
+    used = sentences_in_use()
+    missing = {s for s in used if s not in sentences() and s[0] not in " <(" and "fer-nb" not in s and s[-1] in ".?!…"}
+    assert not missing
+    assert {*sentences()} <= used | {"Picture with boxes", "Pictures with boxes"}
+
+
+@pytest.mark.parametrize("locale, words", [("de-DE", "fröhlich"), ("fr-CA", "joie"), ("pt-BR", "happy")])
+def test_the_page_speaks_the_browsers_language(locale, words, monkeypatch):
+    from fer_nb.app import frame
+
+    monkeypatch.setattr(frame, "language", lambda: locale[:2] if locale[:2] in frame.LANGUAGES else "en")
+    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120).run()
+    page.button[EMOTIONS.index("happy")].click().run()
+    assert not page.exception and f"<strong>{words}</strong>" in html(page)

@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch", reason="checkpoints need the [train] extra"
 from torch.optim.swa_utils import AveragedModel
 
 from fer_nb.core import ModelError, models_dir
-from fer_nb.training import build_net, load_start, load_torch, state_of
+from fer_nb.model_api import build_model, extract_state_dict, load_checkpoint, load_partial_state
 
-NET = build_net("resnet18")
+NET = build_model("resnet18")
 STATE = NET.state_dict()
 
 
@@ -41,16 +41,16 @@ OTHERS |= {
 @pytest.mark.parametrize("name", OTHERS)
 def test_their_weights_are_found(name, tmp_path):
     torch.save(OTHERS[name], tmp_path / "theirs.pth")
-    net = build_net("resnet18")
-    assert load_start(net, state_of(load_torch(tmp_path / "theirs.pth")), ()) == []
+    net = build_model("resnet18")
+    assert load_partial_state(net, extract_state_dict(load_checkpoint(tmp_path / "theirs.pth")), ()) == []
     for key, tensor in net.state_dict().items():
         assert torch.allclose(tensor.float(), STATE[key].float(), atol=1e-2), key
 
 
 def test_names_of_ours_are_no_prefix():
     for path in models_dir().glob("best_*.pth"):
-        saved = load_torch(path)
-        assert state_of(saved).keys() == saved["model_state_dict"].keys()
+        saved = load_checkpoint(path)
+        assert extract_state_dict(saved).keys() == saved["model_state_dict"].keys()
 
 
 class Mine:
@@ -71,10 +71,10 @@ def test_what_would_run_code_is_told_how_to_be_saved(name, tmp_path):
     save, word = REFUSED[name]
     save(str(tmp_path / "theirs.pth"))
     with pytest.raises(ModelError, match=rf"theirs\.pth holds \S*({word})\S*, .*torch\.save\(model\.state_dict\(\)"):
-        load_torch(tmp_path / "theirs.pth")
+        load_checkpoint(tmp_path / "theirs.pth")
 
 
 def test_no_weights_are_told_how_to_be_saved():
     for content in ({}, [1], {"state_dict": {}}, {"state_dict": {"a": 1}}, {0: torch.ones(1)}):
         with pytest.raises(ModelError, match=r"holds no weights.*torch\.save"):
-            state_of(content)
+            extract_state_dict(content)

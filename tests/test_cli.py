@@ -1,5 +1,6 @@
 """The command line: what it prints, what it leaves, how it ends."""
 
+import base64
 import csv
 import json
 import os
@@ -10,49 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import FER_NB, fer_nb, one_line
 from PIL import Image
-from typer.testing import CliRunner
 
 from fer_nb import __version__
-from fer_nb.cli import app
-from fer_nb.core import EMOTIONS, MODELS, models_dir, shipped_models
-from fer_nb.data import draw_face
-
-MAIN = "from fer_nb.cli import main; main()"
-
-
-def fer_nb(*words):
-    "Run the command with these words."
-    return CliRunner().invoke(app, [str(w) for w in words])
-
-
-def one_line(result, code=2):
-    "The one line on stderr that a mistake is answered with."
-    assert result.exit_code == code, result.output
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
-    return result.stderr
-
-
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    "A folder with a sub-folder of drawn faces for each emotion."
-    folder = tmp_path_factory.mktemp("faces")
-    for emotion in EMOTIONS:
-        (folder / emotion).mkdir()
-        for seed in range(30):
-            draw_face(emotion, seed).save(folder / emotion / f"{seed}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    "A face, a picture without one, and a text file with the name of a photo."
-    folder = tmp_path_factory.mktemp("photos")
-    draw_face("happy", 1, size=480, zoom=0.6).save(folder / "face.png")
-    Image.new("RGB", (320, 240), "teal").save(folder / "wall.png")
-    (folder / "notes.jpg").write_text("not a photo")
-    return folder
-
+from fer_nb.core import EMOTIONS, MODELS, available_models, models_dir
+from fer_nb.data.synthetic import draw_face
 
 # the command as a whole
 
@@ -62,7 +26,7 @@ def test_help_names_every_command():
     assert result.exit_code == 0
     for command in (
         "data", "train", "recipe", "bank", "reproduce", "runs", "average", "models", "evaluate", "export", "predict",
-        "video", "app", "bench",
+        "video", "app", "bench", "card", "serve",
     ):
         assert f" {command} " in result.output
         assert fer_nb(command, "--help").exit_code == 0
@@ -91,7 +55,7 @@ def test_ctrl_c_ends_quietly(monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fer_nb.data.load_data", interrupted)
+    monkeypatch.setattr("fer_nb.data.load.load_data", interrupted)
     result = fer_nb("data", "anything")
     assert (result.exit_code, result.output) == (130, "")
 
@@ -132,6 +96,25 @@ def test_maps_are_the_same_everywhere(command):
     assert "--label-map NAME=EMOTION" in text and "--split-map NAME=SPLIT" in text
 
 
+def test_data_is_written_in_another_layout(faces, tmp_path):
+    out = tmp_path / "clean"
+    assert fer_nb("data", faces, out, "--to", "csv", "--drop", "duplicates").exit_code == 0
+    assert json.loads(fer_nb("data", out / "fer2013.csv", "--json").stdout)["layout"]
+    assert "--to" in one_line(fer_nb("data", faces, "--to", "csv"))
+    assert "--to" in one_line(fer_nb("data", faces, "--drop", "blank"))
+    assert "not empty" in one_line(fer_nb("data", faces, out, "--to", "folder"))
+
+
+def test_data_as_a_page(faces, tmp_path):
+    assert fer_nb("data", faces, "--html", tmp_path / "report.html").exit_code == 0
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html")
+
+
+def test_a_label_set_of_fewer_emotions(faces):
+    counts = json.loads(fer_nb("data", faces, "--emotions", "happy,sad", "--json").stdout)["counts"]
+    assert {emotion for split in counts.values() for emotion in split} == {"happy", "sad"}
+
+
 # fer-nb train
 
 
@@ -159,7 +142,8 @@ def test_train_of_an_unknown_model_suggests_one():
 
 def test_train_without_torch_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    for name in [m for m in sys.modules if m.startswith("fer_nb.") and m not in ("fer_nb.core", "fer_nb.cli")]:
+    here = ("fer_nb.core", "fer_nb.cli", "fer_nb.commands")
+    for name in [m for m in sys.modules if m.startswith("fer_nb.") and not m.startswith(here)]:
         monkeypatch.delitem(sys.modules, name)
     assert "pip install 'fer_nb[train]'" in one_line(fer_nb("train", "custom_cnn"))
 
@@ -202,7 +186,7 @@ def test_predict_goes_on_after_a_bad_file(photos):
     assert "notes.jpg" in bad["error"] and "missing.jpg" in missing["error"] and len(good["faces"]) == 1
 
 
-@pytest.mark.parametrize("model", shipped_models())
+@pytest.mark.parametrize("model", available_models())
 def test_predict_with_each_shipped_model(photos, model):
     result = fer_nb("predict", photos / "face.png", "--model", model, "--json")
     assert result.exit_code == 0, result.output
@@ -217,12 +201,31 @@ def test_predict_without_any_model(photos, tmp_path, monkeypatch):
     assert str(tmp_path) in one_line(fer_nb("predict", photos / "face.png"))
 
 
+def test_predict_prints_a_line_of_json_for_each_photo(photos):
+    result = fer_nb("predict", photos / "face.png", photos / "wall.png", "--jsonl")
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert len(first["faces"]) == 1 and second["faces"] == []
+
+
+def test_predict_takes_the_whole_image_for_a_face(faces):
+    (face,) = json.loads(fer_nb("predict", faces / "happy" / "1.png", "--crop", "whole", "--json").stdout)[0]["faces"]
+    assert face["box"] == [0, 0, 48, 48]
+    assert "whole" in one_line(fer_nb("predict", faces / "happy" / "1.png", "--crop", "half"))
+
+
+def test_predict_with_a_prior(photos):
+    sure = ",".join(f"{emotion}={int(emotion == 'sad')}" for emotion in EMOTIONS)
+    assert "sad 100%" in fer_nb("predict", photos / "face.png", "--prior", sure).stdout
+    assert "prior" in one_line(fer_nb("predict", photos / "face.png", "--prior", "sad=1"))
+    assert "numbers" in one_line(fer_nb("predict", photos / "face.png", "--prior", "sad=much"))
+
+
 # models, recipe, bench
 
 
 def test_models_are_listed_with_what_their_files_say():
     rows = json.loads(fer_nb("models", "--json").stdout)
-    assert [r["model"] for r in rows] == shipped_models()
+    assert [r["model"] for r in rows] == available_models()
     assert all(0 < r["accuracy"] < 1 and r["ms_per_face"] > 0 and r["megabytes"] > 0 for r in rows)
     table = fer_nb("models").stdout
     assert all(model in table for model in MODELS)
@@ -230,25 +233,25 @@ def test_models_are_listed_with_what_their_files_say():
 
 def test_recipe_is_printed():
     settings = json.loads(fer_nb("recipe", "efficientnet_b0", "--json").stdout)
-    assert settings["start"] == "imagenet" and settings["size"] == 240
+    assert settings["init"] == "imagenet" and settings["size"] == 240
     assert "Did you mean resnet18" in one_line(fer_nb("recipe", "resnet"))
 
 
 def test_a_setting_changes_the_training_and_a_wrong_one_is_named(faces, tmp_path):
     quick = ["--data", faces, "--out", tmp_path, "--epochs", 1, "--batch-size", 16, "--size", 24]
-    quick += ["--set", "small_size=0"]
+    quick += ["--set", "progressive_size=0"]
     assert fer_nb("train", "custom_cnn", *quick, "--set", "lr=0.005").exit_code == 0
-    from fer_nb.training import load_torch
+    from fer_nb.model_api import load_checkpoint
 
-    recipe = load_torch(tmp_path / "best_custom_cnn.pth")["recipe"]
+    recipe = load_checkpoint(tmp_path / "best_custom_cnn.pth")["recipe"]
     assert (recipe["lr"], recipe["size"], recipe["epochs"]) == (0.005, 24, 1)
     (row,) = json.loads(fer_nb("runs", tmp_path, "--json").stdout)
-    assert row["changes"] == "epochs=1 batch_size=16 size=24 small_size=0 lr=0.005"
-    assert row["accuracy"] == load_torch(tmp_path / "best_custom_cnn.pth")["best_test_acc"]
+    assert row["changes"] == "epochs=1 batch_size=16 size=24 progressive_size=0 lr=0.005"
+    assert row["accuracy"] == load_checkpoint(tmp_path / "best_custom_cnn.pth")["best_test_acc"]
     assert f" {row['accuracy']:.1%} " in fer_nb("runs", tmp_path).stdout
     assert "Did you mean lr" in one_line(fer_nb("train", "custom_cnn", *quick, "--set", "lrr=1"))
     assert "NAME=VALUE" in one_line(fer_nb("train", "custom_cnn", *quick, "--set", "lr"))
-    assert "cannot start from" in one_line(fer_nb("train", "custom_cnn", *quick, "--start", "imagenet"))
+    assert "cannot start from" in one_line(fer_nb("train", "custom_cnn", *quick, "--init", "imagenet"))
 
 
 def test_imagenet_without_a_network_says_what_to_do(tmp_path, monkeypatch):
@@ -264,13 +267,13 @@ def test_imagenet_without_a_network_says_what_to_do(tmp_path, monkeypatch):
     result = fer_nb("train", "resnet18", "--out", tmp_path)
     assert result.exit_code == 2
     said = result.stderr
-    assert "--start none" in said and "download.pytorch.org" in said
+    assert "--init none" in said and "download.pytorch.org" in said
 
 
 def test_bench_measures_three_loops():
     quick = ["--set", "size=32", "--set", "batch_size=8", "--json"]
     (row,) = json.loads(fer_nb("bench", "train", "mobilenet_v3", *quick).stdout)
-    assert row["engine"] > 0 and row["by_hand"] > 0 and row["size"] == 32
+    assert row["engine"] > 0 and row["baseline"] > 0 and row["size"] == 32
 
 
 # fer-nb predict on many files
@@ -298,9 +301,9 @@ def test_predict_takes_a_folder_and_patterns(photos, tmp_path):
 
 def test_predict_reads_a_list_on_standard_input(photos):
     words = f"{photos / 'face.png'}\n\n{photos / 'wall.png'}\n"
-    result = CliRunner().invoke(app, ["predict", "-", "--json"], input=words)
+    result = fer_nb("predict", "-", "--json", input=words)
     assert [len(one["faces"]) for one in json.loads(result.stdout)] == [1, 0]
-    assert CliRunner().invoke(app, ["predict", "-", "--json"], input="").stdout == "[]\n"
+    assert fer_nb("predict", "-", "--json", input="").stdout == "[]\n"
 
 
 def test_predict_writes_a_row_for_each_face(photos, tmp_path):
@@ -330,9 +333,9 @@ def test_predict_goes_on_where_it_was_stopped(photos, tmp_path):
 def test_predict_draws_beside_and_never_over(photos, tmp_path):
     before = (photos / "face.png").read_bytes()
     fer_nb("predict", photos / "face.png", photos / "wall.png", "--annotate", photos)
-    drawn = photos / "face_faces.png"
-    assert (photos / "face.png").read_bytes() == before and Image.open(drawn).size == (480, 480)
-    drawn.unlink()
+    annotated = photos / "face_faces.png"
+    assert (photos / "face.png").read_bytes() == before and Image.open(annotated).size == (480, 480)
+    annotated.unlink()
     (photos / "wall_faces.png").unlink()
 
 
@@ -344,18 +347,49 @@ def test_drawings_of_one_name_stay_apart(photos, tmp_path):
     assert len(list((tmp_path / "out").iterdir())) == len({*tmp_path.iterdir()}) - 1
 
 
+def test_a_full_disk_leaves_a_table_of_whole_photos(photos, tmp_path):
+    "The table may hold so many bytes and no more; what is there then is complete, and is continued."
+    for i in range(3):
+        shutil.copy(photos / "face.png", tmp_path / f"{i}.png")
+    whole, few = tmp_path / "whole.csv", tmp_path / "few.csv"
+    assert fer_nb("predict", tmp_path, "--csv", whole).exit_code == 0
+    header, *rows = whole.read_bytes().splitlines(keepends=True)
+    room = len(header) + len(rows[0]) + len(rows[1]) // 2
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room})); {FER_NB[2]}"
+    command = [sys.executable, "-c", limit, "predict", tmp_path, "--csv", few]
+    done = subprocess.run([str(w) for w in command], capture_output=True, text=True)
+    assert done.returncode == 2 and "--resume" in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.count("error: ") == 1 and few.read_bytes() == header + rows[0]
+    assert fer_nb("predict", tmp_path, "--csv", few, "--resume").exit_code == 0
+    assert few.read_bytes() == whole.read_bytes()
+
+
+def test_a_table_that_cannot_be_begun_is_one_line(photos, tmp_path):
+    (tmp_path / "file").touch()
+    words = ("predict", photos / "face.png", "--csv", tmp_path / "file" / "t.csv")
+    assert "cannot be used" in one_line(fer_nb(*words))
+
+
+def test_a_wrapped_data_uri_on_standard_input(photos):
+    picture = base64.encodebytes((photos / "face.png").read_bytes()).decode()  # lines of 76 characters
+    assert picture.count("\n") > 10
+    for text in (picture, f"data:image/png;base64,{picture}", f"data:image/png;base64,\n{picture}"):
+        (answer,) = json.loads(fer_nb("predict", "-", "--json", input=text).stdout)
+        assert len(answer["faces"]) == 1
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
 def test_names_that_are_not_utf_8(photos, tmp_path):
     shutil.copy(photos / "face.png", os.fsencode(tmp_path) + b"/Bj\xf6rn.png")
     for words in (["--csv", tmp_path / "t.csv"], []):
-        done = subprocess.run([sys.executable, "-c", MAIN, "predict", tmp_path, *words], capture_output=True)
+        done = subprocess.run([*FER_NB, "predict", tmp_path, *words], capture_output=True)
         assert done.returncode == 0, done.stderr
         assert b"/Bj\xf6rn.png" in (done.stdout or (tmp_path / "t.csv").read_bytes())
     assert fer_nb("predict", tmp_path, "--csv", tmp_path / "t.csv", "--resume").exit_code == 0
 
 
 def test_predict_with_several_models_and_a_threshold(photos):
-    model = shipped_models()[0]
+    model = available_models()[0]
     result = fer_nb("predict", photos / "face.png", "--model", model, "--model", model, "--tta", "--threshold", 1)
     assert result.exit_code == 0 and "(not sure)" in result.stdout
 
@@ -363,21 +397,33 @@ def test_predict_with_several_models_and_a_threshold(photos):
 # fer-nb video
 
 
-def test_video_leaves_table_film_and_timeline(tmp_path, monkeypatch):
+def test_video_leaves_table_video_and_timeline(tmp_path):
     cv2 = pytest.importorskip("cv2")
     writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"MJPG"), 5, (240, 240))
     face = draw_face("happy", 4, 240, zoom=0.6).convert("RGB").tobytes()
     for _ in range(6):
         writer.write(np.frombuffer(face, np.uint8).reshape(240, 240, 3))
     writer.release()
-    out = [tmp_path / name for name in ("t.csv", "film.avi", "line.png")]
-    words = ("--csv", out[0], "--film", out[1], "--timeline", out[2], "--every", 2)
+    out = [tmp_path / name for name in ("t.csv", "out.avi", "line.png")]
+    words = ("--csv", out[0], "--video-out", out[1], "--timeline", out[2], "--stride", 2)
     said = json.loads(fer_nb("video", tmp_path / "a.avi", *words, "--json").stdout)
     assert (said["frames"], len(said["tracks"]), len(table(out[0]))) == (3, 1, 3)
     assert all(path.stat().st_size for path in out)
-    assert "3 frames" in fer_nb("video", tmp_path / "a.avi", "--every", 2).stdout
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert "the film is silent" in fer_nb("video", tmp_path / "a.avi", "--film", tmp_path / "silent.avi").stderr
+    assert "3 frames" in fer_nb("video", tmp_path / "a.avi", "--stride", 2).stdout
+
+
+def test_many_videos_leave_one_table(photos, tmp_path):
+    pytest.importorskip("av")
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(b"no video")
+    result = fer_nb("video", tmp_path, "--csv", tmp_path / "t.csv")
+    assert result.exit_code == 1 and result.stderr.count("error: ") == 2 and len(table(tmp_path / "t.csv")) == 2
+    assert "--csv" in one_line(fer_nb("video", tmp_path))
+
+
+def test_the_card_of_a_model():
+    assert fer_nb("card", "resnet18").stdout.startswith("# ResNet18")
+    assert "Did you mean" in one_line(fer_nb("card", "resnet"))
 
 
 def test_video_that_is_none(photos):
@@ -390,7 +436,7 @@ def test_video_that_is_none(photos):
 
 def test_export_writes_the_model(tmp_path):
     pytest.importorskip("torch", reason="export needs the [train] extra")
-    checkpoint = models_dir() / f"best_{shipped_models()[-1]}.pth"
+    checkpoint = models_dir() / f"best_{available_models()[-1]}.pth"
     result = fer_nb("export", checkpoint, "--out", tmp_path)
     assert result.exit_code == 0 and Path(result.stdout.strip()).is_file()
     assert "does not exist" in one_line(fer_nb("export", tmp_path / "best_none.pth"))
@@ -398,7 +444,7 @@ def test_export_writes_the_model(tmp_path):
 
 def test_export_of_what_is_no_checkpoint(tmp_path):
     torch = pytest.importorskip("torch", reason="export needs the [train] extra")
-    whole = (models_dir() / f"best_{shipped_models()[-1]}.pth").read_bytes()
+    whole = (models_dir() / f"best_{available_models()[-1]}.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.pth").write_text("no checkpoint")
     torch.save({"model_state_dict": {}}, tmp_path / "others.pth")
@@ -408,22 +454,22 @@ def test_export_of_what_is_no_checkpoint(tmp_path):
 
 
 def test_bench_predict_measures():
-    rows = json.loads(fer_nb("bench", "predict", shipped_models()[-1], "--json").stdout)
+    rows = json.loads(fer_nb("bench", "predict", available_models()[-1], "--json").stdout)
     assert len(rows) == 2  # all faces, and large ones
     assert all(row[step] > 0 for row in rows for step in ("find", "cut", "classify", "all", "photos_per_second"))
-    said = fer_nb("bench", "predict", shipped_models()[-1]).stdout
+    said = fer_nb("bench", "predict", available_models()[-1]).stdout
     assert "photos/s" in said and "fer 25.10.3" in said
 
 
-def test_bench_engine_compares_with_pytorch():
+def test_bench_onnx_compares_with_pytorch():
     pytest.importorskip("torch", reason="PyTorch comes with the [train] extra")
-    (row,) = json.loads(fer_nb("bench", "engine", "custom_cnn", "--threads", 1, "--json").stdout)
-    assert row["ratio"] == pytest.approx(row["torch"] / row["onnx"], rel=0.02) and 0 < row["share"] < 1.5
-    assert sum(share["time"] for share in row["kinds"].values()) == pytest.approx(1, abs=0.02)
-    assert "Did you mean" in one_line(fer_nb("bench", "engine", "custom_cn"))
+    (row,) = json.loads(fer_nb("bench", "onnx", "custom_cnn", "--threads", 1, "--json").stdout)
+    assert row["ratio"] == pytest.approx(row["torch"] / row["onnx"], rel=0.02) and 0 < row["fraction"] < 1.5
+    assert sum(part["time"] for part in row["ops"].values()) == pytest.approx(1, abs=0.02)
+    assert "Did you mean" in one_line(fer_nb("bench", "onnx", "custom_cn"))
 
 
-def test_bench_variants_keeps_nothing_of_drawn_faces(tmp_path, monkeypatch):
+def test_bench_sweep_keeps_nothing_of_synthetic_faces(tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="PyTorch comes with the [train] extra")
     monkeypatch.delenv("FER2013", raising=False)
-    assert "drawn" in one_line(fer_nb("bench", "variants", "custom_cnn", "--write"))
+    assert "synthetic" in one_line(fer_nb("bench", "sweep", "custom_cnn", "--write"))

@@ -31,8 +31,8 @@ SECONDS, MEGABYTES = 5, 1000  # that one case may take, and all of them on top o
 
 
 def picture(format, mode="RGB", side=120, **how):
-    "A drawn face as the bytes of an image file."
-    from fer_nb.data import draw_face
+    "A synthetic face as the bytes of an image file."
+    from fer_nb.data.synthetic import draw_face
 
     file = io.BytesIO()
     draw_face("happy", 4, side, zoom=0.6).convert(mode).save(file, format, **how)
@@ -48,11 +48,11 @@ def pictures():
 def data():
     "Small data sets in every form."
     from fer_nb.core import EMOTIONS
-    from fer_nb.data import drawn_faces
+    from fer_nb.data.synthetic import synthetic_faces
 
-    part = drawn_faces(14)
+    split = synthetic_faces(14)
     members = {}
-    for i, (pixels, label) in enumerate(zip(part.images, part.labels, strict=True)):
+    for i, (pixels, label) in enumerate(zip(split.images, split.labels, strict=True)):
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG")
         members[f"train/{EMOTIONS[label]}/Training_{i}.jpg"] = file.getvalue()
@@ -73,7 +73,7 @@ def data():
                 t.addfile(info, io.BytesIO(content))
         out[name] = file.getvalue()
     rows = [f"{label},{' '.join(map(str, pixels.ravel()))},{usage}"
-            for usage in ("Training", "PublicTest") for pixels, label in zip(part.images, part.labels, strict=True)]
+            for usage in ("Training", "PublicTest") for pixels, label in zip(split.images, split.labels, strict=True)]
     out["fer2013.csv"] = "\n".join(["emotion,pixels,Usage", *rows]).encode()
     return out
 
@@ -88,15 +88,15 @@ def models():
     file = io.BytesIO()
     torch.save(dict(model="custom_cnn", model_state_dict=build(width=2).state_dict(), classes=list(EMOTIONS), size=48,
                     channels=1, calibration=torch.ones(2, 7)), file)  # fmt: skip
-    exported = min(models_dir().glob("*.onnx"), key=lambda p: p.stat().st_size)
+    exported = min(models_dir().glob("[!f]*.onnx"), key=lambda p: p.stat().st_size)
     return {"best_custom_cnn.pth": file.getvalue(), "custom_cnn.onnx": exported.read_bytes()}
 
 
 def films():
-    "Short films of a drawn face."
+    "Short videos of a synthetic face."
     import cv2
 
-    from fer_nb.data import draw_face
+    from fer_nb.data.synthetic import draw_face
 
     frames = [np.asarray(draw_face("happy", 4, 160, zoom=0.6 + i / 100)) for i in range(8)]
     out = {}
@@ -132,7 +132,7 @@ def recognizer():
     from fer_nb.core import models_dir
     from fer_nb.inference import EmotionRecognizer
 
-    return EmotionRecognizer(min(models_dir().glob("*.onnx"), key=lambda p: p.stat().st_size), threads=1)
+    return EmotionRecognizer(min(models_dir().glob("[!f]*.onnx"), key=lambda p: p.stat().st_size), threads=1)
 
 
 def read_picture(path):
@@ -140,14 +140,15 @@ def read_picture(path):
 
 
 def read_data(path):
-    from fer_nb.data import load_data, report
+    from fer_nb.data.load import load_data
+    from fer_nb.data.quality import dataset_report
 
-    report(load_data(path, cache=False, progress=False))
+    dataset_report(load_data(path, cache=False, progress=False))
 
 
 def read_model(path):
     if path.suffix == ".pth":
-        from fer_nb.training import load_classifier
+        from fer_nb.model_api import load_classifier
 
         load_classifier(path)
     else:
@@ -157,9 +158,10 @@ def read_model(path):
 
 
 def read_film(path):
-    from fer_nb.video import Film, watch
+    from fer_nb.video.reader import VideoReader
+    from fer_nb.video.tracking import track_video
 
-    for _ in watch(Film(path), recognizer()):
+    for _ in track_video(VideoReader(path), recognizer()):
         pass
 
 
@@ -172,9 +174,10 @@ def files(kind):
 READ = {"pictures": read_picture, "data": read_data, "models": read_model, "films": read_film}
 
 COMMANDS = "predict video data train evaluate export recipe models runs average bank".split()
-WORDS = [*COMMANDS, *"""--json --csv --tta --data --set --size --epochs --model --start --resume --part --out --help
+WORDS = [*COMMANDS, *"""--json --csv --tta --data --set --size --epochs --model --init --resume --split --out --help
 --version --min-face --threshold --annotate custom_cnn resnet18 efficientnet_b0 face.png none.png lr=0.1 lr=nan lr=1e999
-epochs=-1 epochs=1.5 mixup=x size=0 = a=b=c 0 -1 1e9 nan test PublicTest out . - * [ ä 📷 ../..""".split(), "", "\0",
+epochs=-1 epochs=1.5 mixup_alpha=x size=0
+= a=b=c 0 -1 1e9 nan test PublicTest out . - * [ ä 📷 ../..""".split(), "", "\0",
          "x" * 300]
 
 
@@ -183,14 +186,17 @@ def run_command(rng):
     from typer.testing import CliRunner
 
     import fer_nb.cli
-    import fer_nb.data
-    import fer_nb.evaluation
-    import fer_nb.training
+    import fer_nb.data.load
+    import fer_nb.evaluation.evaluate
+    import fer_nb.evaluation.results
+    import fer_nb.model_api
+    import fer_nb.training.learner
 
-    fer_nb.data.load_data = few_faces
-    fer_nb.training.train = lambda model, data, out, resume, log, note, minutes, **changes: (
-        fer_nb.training.model_recipe(model, **changes) and None)
-    fer_nb.evaluation.evaluate = fer_nb.evaluation.write_results = fer_nb.evaluation.measure = nothing_to_say
+    fer_nb.data.load.load_data = few_faces
+    fer_nb.training.learner.train = lambda model, data, out, resume, log, note, minutes, **changes: (
+        fer_nb.model_api.model_recipe(model, **changes) and None)
+    fer_nb.evaluation.evaluate.evaluate = nothing_to_say
+    fer_nb.evaluation.results.write_results = fer_nb.evaluation.results.evaluate_all = nothing_to_say
     if not Path("face.png").exists():
         Path("face.png").write_bytes(picture("PNG"))
     words = [rng.choice(COMMANDS), *rng.choices(WORDS, k=rng.randrange(6))]
@@ -203,15 +209,16 @@ def run_command(rng):
 
 
 def few_faces(path=None, *_, **__):
-    from fer_nb.data import drawn_data, read_source
+    from fer_nb.data.load import read_source
+    from fer_nb.data.synthetic import synthetic_dataset
 
-    return read_source(Path(path)) if path and Path(path).exists() else drawn_data(70)
+    return read_source(Path(path)) if path and Path(path).exists() else synthetic_dataset(70)
 
 
 def nothing_to_say(*_, **__):
-    from fer_nb.core import DataError
+    from fer_nb.core import DatasetError
 
-    raise DataError("not measured here")
+    raise DatasetError("not measured here")
 
 
 def too_slow(*_):

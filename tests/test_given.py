@@ -17,11 +17,19 @@ import pytest
 from PIL import Image, features
 from typer.testing import CliRunner
 
-from fer_nb.cli import app, named_pictures
+from fer_nb.cli import app
 from fer_nb.core import EMOTIONS, FerError, ImageError
-from fer_nb.data import draw_face, load_data
-from fer_nb.faces import load_image, name_of
-from fer_nb.formats import HEIC, NO_PICTURES, heif_is_known, picture_suffixes
+from fer_nb.data.load import load_data
+from fer_nb.data.synthetic import draw_face
+from fer_nb.images import (
+    HEIC_SUFFIXES,
+    IMAGE_SUFFIXES,
+    NON_IMAGE_FORMATS,
+    find_images,
+    load_image,
+    register_heif,
+    source_name,
+)
 from fer_nb.inference import EmotionRecognizer
 
 FACE = draw_face("happy", 4, 320, zoom=0.6).convert("RGB")
@@ -73,8 +81,8 @@ if not features.check("avif"):
 
 def test_the_list_is_pillow_s():
     known = Image.registered_extensions()
-    assert picture_suffixes() - set(HEIC) == {end for end, kind in known.items() if kind in Image.OPEN} - {
-        end for end, kind in known.items() if kind in NO_PICTURES}
+    assert IMAGE_SUFFIXES - set(HEIC_SUFFIXES) == {end for end, kind in known.items() if kind in Image.OPEN} - {
+        end for end, kind in known.items() if kind in NON_IMAGE_FORMATS}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -82,25 +90,25 @@ def test_every_kind_is_read_everywhere(kind, folder, recognizer):
     name, picture = f"face.{KINDS[kind]}", FACE.resize((256, 256))  # as large as an icon may be
     (folder / "happy").mkdir()
     (folder / "happy" / name).write_bytes(encoded(picture, kind))
-    assert named_pictures(["."]) == [f"./happy/{name}"]
+    assert find_images(["."]) == [f"./happy/{name}"]
     assert len(recognizer(f"happy/{name}").faces) == 1 and len(recognizer(encoded(picture, kind)).faces) == 1
-    assert sum(len(part) for part in load_data(folder, cache=False, progress=False).parts.values()) == 1
+    assert sum(len(part) for part in load_data(folder, cache=False, progress=False).splits.values()) == 1
     pytest.importorskip("streamlit")
-    from fer_nb.app_ui import PHOTO_TYPES
+    from fer_nb.app.photos import PHOTO_TYPES
 
     assert f".{KINDS[kind]}" in PHOTO_TYPES
 
 
 def test_storage_lists_the_same(folder):
     pytest.importorskip("ray")
-    from fer_nb.scale import listed
+    from fer_nb.distributed import list_images
 
     for name in ("a.jp2", "b.AVIF", "c.txt", "d.tga"):
         (folder / name).touch()
-    assert [Path(name).name for name in listed(f"file://{folder}")] == ["a.jp2", "b.AVIF", "d.tga"]
+    assert [Path(name).name for name in list_images(f"file://{folder}")] == ["a.jp2", "b.AVIF", "d.tga"]
 
 
-@pytest.mark.skipif(heif_is_known(), reason="pillow-heif is installed")
+@pytest.mark.skipif(register_heif(), reason="pillow-heif is installed")
 def test_heic_is_named_as_such(folder):
     (folder / "IMG_1.HEIC").write_bytes(HEIC_START)
     for source in ("IMG_1.HEIC", HEIC_START, io.BytesIO(HEIC_START)):
@@ -110,7 +118,7 @@ def test_heic_is_named_as_such(folder):
     shutil.move("IMG_1.HEIC", "happy")
     with pytest.raises(FerError, match="is HEIC"):
         load_data(folder, cache=False, progress=False)
-    assert named_pictures([str(folder)]) == [f"{folder}/happy/IMG_1.HEIC"]
+    assert find_images([str(folder)]) == [f"{folder}/happy/IMG_1.HEIC"]
 
 
 # forms
@@ -210,7 +218,7 @@ def test_pictures_that_are_written_out_keep_apart_in_a_table(folder):
         done = fer_nb("predict", "-", "--csv", "t.csv", "--annotate", "out", *words, input=lines)
         assert done.exit_code == 0, done.output
     with open("t.csv", newline="") as file:
-        assert [row["source"] for row in csv.DictReader(file)] == [name_of(WRITTEN["data"]), name_of(other)]
+        assert [row["source"] for row in csv.DictReader(file)] == [source_name(WRITTEN["data"]), source_name(other)]
     assert len(os.listdir("out")) == 2
 
 
@@ -269,7 +277,7 @@ def test_linked_folders_are_followed_once(folder):
     for place in ("near/link", "near/again"):
         os.symlink(folder / "far", place)
     os.symlink(folder / "near", "far/back")
-    assert named_pictures(["near"]) == ["near/again/face.png"]
+    assert find_images(["near"]) == ["near/again/face.png"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="as Linux does it")
@@ -306,11 +314,11 @@ def test_a_drawing_that_cannot_be_written_is_that_photo_s_error(folder):
     for one in (name, "face.png"):
         FACE.save(one)
     done = fer_nb("predict", name, "face.png", "--annotate", "out", "--csv", "t.csv")
-    assert done.exit_code == 1 and "cannot be written" in short_line(done.stderr.removesuffix("\n"))
+    assert done.exit_code == 1 and "cannot be used" in short_line(done.stderr.removesuffix("\n"))
     assert os.listdir("out") == ["face_faces.png"]
     with open("t.csv", newline="") as file:
         first, second = csv.DictReader(file)
-    assert first["emotion"] in EMOTIONS and "cannot be written" in first["error"] and not second["error"]
+    assert first["emotion"] in EMOTIONS and "cannot be used" in first["error"] and not second["error"]
 
 
 @pytest.mark.parametrize("out", ["photos/out", "photos"])

@@ -1,6 +1,8 @@
 """Bad and odd pictures and models, from the outside: every one ends in an answer or in one of our errors."""
 
 import io
+import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -12,10 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fer_nb import runtime
 from fer_nb.core import EMOTIONS, FerError, ImageError, ModelError, default_model, models_dir
-from fer_nb.data import draw_face
-from fer_nb.faces import find_faces, load_image
-from fer_nb.inference import COLUMNS, EmotionRecognizer, explain, to_pandas
+from fer_nb.data.synthetic import draw_face
+from fer_nb.explain import occlusion_map
+from fer_nb.faces import detect_faces
+from fer_nb.images import load_image
+from fer_nb.inference import COLUMNS, EmotionRecognizer, to_pandas
+from fer_nb.prior import adapt_prior, reference_prior
+
+ort = pytest.importorskip("onnxruntime")
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +103,8 @@ def test_odd_pictures_show_their_face(name, tmp_path, portrait, recognizer):
 
 
 def test_deep_gray_is_scaled_and_not_clipped(portrait):
-    shallow, scaled = (load_image(png(image)).astype(int) for image in (portrait.convert("L"), deep(portrait)))
-    assert np.abs(shallow - scaled).max() <= 1
+    flat, scaled = (load_image(png(image)).astype(int) for image in (portrait.convert("L"), deep(portrait)))
+    assert np.abs(flat - scaled).max() <= 1
 
 
 def test_one_bit_is_black_and_white(portrait):
@@ -241,16 +249,16 @@ def test_the_drawing_has_room_for_words(side, portrait, recognizer):
 # --- models ---------------------------------------------------------------------------------------
 
 
-def tiny_model(path, metadata, inputs="faces"):
+def tiny_model(path, metadata, inputs="faces", n=7):
     "A valid ONNX file that gives equal probabilities."
     onnx = pytest.importorskip("onnx")
     h = onnx.helper
     given = h.make_tensor_value_info(inputs, onnx.TensorProto.UINT8, ["N", "H", "W"])
-    gives = h.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, ["N", 7])
+    gives = h.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, ["N", n])
     constants = [
         h.make_tensor("first", onnx.TensorProto.INT64, [1], [0]),
         h.make_tensor("last", onnx.TensorProto.INT64, [1], [1]),
-        h.make_tensor("seven", onnx.TensorProto.INT64, [1], [7]),
+        h.make_tensor("seven", onnx.TensorProto.INT64, [1], [n]),
     ]
     nodes = [
         h.make_node("Shape", [inputs], ["shape"]),
@@ -258,7 +266,7 @@ def tiny_model(path, metadata, inputs="faces"):
         h.make_node("Concat", ["n", "seven"], ["wanted"], axis=0),
         h.make_node(
             "ConstantOfShape", ["wanted"], ["probabilities"],
-            value=h.make_tensor("value", onnx.TensorProto.FLOAT, [1], [1 / 7]),
+            value=h.make_tensor("value", onnx.TensorProto.FLOAT, [1], [1 / n]),
         ),
     ]  # fmt: skip
     model = h.make_model(
@@ -275,7 +283,7 @@ OURS = {"fer_nb": "0.1.0", "model": "custom_cnn", "classes": ",".join(EMOTIONS)}
 def test_a_model_below_its_threshold_is_not_sure(tmp_path, portrait):
     unsure = EmotionRecognizer(tiny_model(tmp_path / "unsure.onnx", OURS | {"threshold": "0.5"}))(portrait)
     sure = EmotionRecognizer(tiny_model(tmp_path / "sure.onnx", OURS))(portrait)
-    assert [face.sure for face in unsure.faces] == [False] and [face.sure for face in sure.faces] == [True]
+    assert [face.is_confident for face in (*unsure, *sure)] == [False, True]
     assert "(not sure)" in str(unsure) and "(not sure)" not in str(sure)
 
 
@@ -308,6 +316,49 @@ def test_a_model_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("FER_NB_MODELS", str(tmp_path))
     with pytest.raises(ModelError, match="fer-nb train"):
         EmotionRecognizer()
+
+
+# --- labels of a model's own ----------------------------------------------------------------------
+
+EIGHT = [*EMOTIONS, "contempt"]
+
+
+@pytest.mark.parametrize("written", [",".join(EIGHT), json.dumps(EIGHT)])
+def test_predictions_follow_the_labels_of_the_file(written, tmp_path, portrait):
+    path = tiny_model(tmp_path / "eight.onnx", {"emotions": written}, n=8)
+    recognizer = EmotionRecognizer(path, threshold=0)
+    result, nobody = recognizer(portrait), recognizer(Image.new("RGB", (99, 99)))
+    assert recognizer.emotions == tuple(EIGHT) == tuple(result[0].probabilities)
+    assert recognizer.classify(result[0].crop[None]).shape == (1, 8)
+    assert all(tuple(row) == recognizer.columns for row in result.rows() + nobody.rows())
+    assert "contempt" in recognizer.columns and "contempt" not in COLUMNS
+    assert recognizer.explain(result[0], "contempt").emotion == "contempt"
+    assert result.draw().width >= 480
+    with pytest.raises(ModelError, match="contempt"):
+        EmotionRecognizer().explain(result[0].crop, "contempt")
+
+
+def test_a_model_of_two_labels_is_drawn(tmp_path, portrait):
+    labels = {"emotions": "calm,tense"}
+    result = EmotionRecognizer(tiny_model(tmp_path / "two.onnx", labels, n=2))(portrait)
+    assert len(result[0].top3) == 2 and result.draw().width >= 480
+
+
+@pytest.mark.parametrize("labels, n", [
+    ({"emotions": "a,b"}, 3), ({"emotions": "a,a"}, 2), ({"emotions": "a"}, 1), ({"emotions": "a,"}, 2),
+    ({"emotions": "[1"}, 2), ({"emotions": "[]"}, 2), ({}, 7), ({"classes": "a,b"}, 2),
+])  # fmt: skip
+def test_labels_that_do_not_fit(labels, n, tmp_path):
+    with pytest.raises(ModelError, match="not a model of fer_nb"):
+        EmotionRecognizer(tiny_model(tmp_path / "odd.onnx", labels, n=n))
+
+
+def test_an_ensemble_has_one_set_of_labels(tmp_path):
+    eight = tiny_model(tmp_path / "eight.onnx", {"emotions": ",".join(EIGHT)}, n=8)
+    backwards = tiny_model(tmp_path / "backwards.onnx", {"emotions": ",".join(EMOTIONS[::-1])})
+    for other in (eight, backwards):
+        with pytest.raises(ModelError, match="same emotions in the same order"):
+            EmotionRecognizer([default_model(), other])
 
 
 # --- many pictures --------------------------------------------------------------------------------
@@ -380,6 +431,15 @@ def test_without_pandas_it_is_said_how_to_get_it(portrait, recognizer, monkeypat
         recognizer(portrait).to_pandas()
 
 
+def test_a_result_is_a_sequence_of_its_faces(portrait, recognizer):
+    result = recognizer(portrait)
+    assert len(result) == 1 and list(result) == result.faces and result[0] is result[-1] is result.faces[0]
+    assert result[:1] == result.faces and result.faces[0] in result
+    with pytest.raises(IndexError):
+        result[1]
+    assert len(recognizer(Image.new("RGB", (9, 9)))) == 0
+
+
 # --- options --------------------------------------------------------------------------------------
 
 
@@ -414,13 +474,46 @@ def test_several_models_count_as_was_fitted(tmp_path, portrait, monkeypatch):
     assert both().dtype == np.float32
 
 
+def test_an_ensemble_is_sharpened_as_was_fitted(tmp_path, portrait, monkeypatch):
+    for name in ("custom_cnn", "resnet18", "mobilenet_v3"):
+        shutil.copy(models_dir() / f"{name}.onnx", tmp_path)
+    crops = np.stack([f.crop for f in EmotionRecognizer()(portrait).faces])
+    monkeypatch.setenv("FER_NB_MODELS", str(tmp_path))
+    kept = {"weights": {"custom_cnn": 0.25, "resnet18": 0.75, "mobilenet_v3": 0.0}}
+    (tmp_path / "results.json").write_text(json.dumps(kept))
+    both = ["custom_cnn", "resnet18", "mobilenet_v3"]
+    plain = EmotionRecognizer(both)
+    mean, own = plain.classify(crops), plain.threshold
+    fitted = {"ensemble_temperature": 0.5, "ensemble_threshold": 0.625}
+    (tmp_path / "results.json").write_text(json.dumps(kept | fitted))
+    sharp = mean**2 / (mean**2).sum(1, keepdims=True)
+    for names in (both, both[::-1]):
+        fitted = EmotionRecognizer(names)
+        assert np.allclose(fitted.classify(crops), sharp, atol=1e-5) and fitted.threshold == 0.625
+    others = "custom_cnn", both[:2], [*both[:2], tmp_path / "mobilenet_v3.onnx"]
+    for names in others:  # the temperature was not fitted on these
+        other = EmotionRecognizer(names)
+        assert other.classifier.temperature == 1 and other.threshold != 0.625
+    assert own != 0.625
+    none = {"ensemble_temperature": 1.0, "ensemble_threshold": None}
+    (tmp_path / "results.json").write_text(json.dumps(kept | none))
+    assert np.array_equal(EmotionRecognizer(both).classify(crops), mean)
+    (tmp_path / "results.json").write_text(json.dumps(kept | {"ensemble_temperature": 0}))
+    with pytest.raises(ModelError, match="temperature"):
+        EmotionRecognizer(both).classify(crops)
+
+
 @pytest.mark.parametrize("threshold", [0.0, 0.1428, 0.1429, 1.0])
 def test_the_threshold_of_the_caller_comes_first(tmp_path, portrait, threshold):
     even = tiny_model(tmp_path / "even.onnx", OURS | {"threshold": "0.99"})  # says 1/7 of everything
-    assert EmotionRecognizer(even, threshold=threshold)(portrait).faces[0].sure == (threshold <= 0.1428)
+    assert EmotionRecognizer(even, threshold=threshold)(portrait).faces[0].is_confident == (threshold <= 0.1428)
 
 
-WRONG = [("threads", 0), ("threads", -1), ("threshold", -0.1), ("threshold", 2), ("model", [])]
+WRONG = [
+    ("threads", 0), ("threads", -1), ("threshold", -0.1), ("threshold", 2), ("model", []), ("device", "abacus"),
+    ("prior", "happy"), ("prior", [1, 2]), ("prior", {"happy": 1}), ("prior", dict.fromkeys(EMOTIONS, -1)),
+    ("prior", dict.fromkeys(EMOTIONS, 0)), ("prior", dict.fromkeys([*EMOTIONS, "joy"], 1)), ("prior", 5),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name, value", WRONG)
@@ -437,6 +530,158 @@ def test_any_number_of_crops(n, recognizer):
     assert n == 0 or answers[-1] == pytest.approx(recognizer.classify(crops[-1:])[0], abs=1e-4)
 
 
+# --- crops of one's own ---------------------------------------------------------------------------
+
+
+def test_a_whole_picture_is_a_face(recognizer, tmp_path):
+    face = draw_face("happy", seed=4)  # 48 x 48, as in FER2013
+    probs = recognizer.classify(np.asarray(face)[None])[0].tolist()
+    face.convert("RGB").save(tmp_path / "face.png")
+    whole = EmotionRecognizer(crop="whole")
+    for source in (face, tmp_path / "face.png", np.asarray(face)):
+        singly, listed, streamed = whole(source), whole([source])[0], next(whole(iter([source])))
+        for result in (singly, listed, streamed, recognizer(source, crop="whole")):
+            assert [list(f.probabilities.values()) for f in result] == [probs]  # bit for bit
+            assert (result[0].box, result[0].detection_score, result[0].landmarks) == ((0, 0, 48, 48), 1.0, ())
+    assert recognizer.explain(whole(face)[0]).heatmap.shape == (48, 48)
+    wide = whole(Image.new("L", (900, 30)))
+    assert wide[0].box == (0, 0, 900, 30) and wide[0].crop.shape == (48, 48)
+
+
+def test_boxes_of_one_s_own(portrait, recognizer):
+    found = recognizer(portrait)
+    x, y, w, h = found[0].box
+    boxes = [(x, y, w, h), (0.5, 0.5, 99.25, 50.0), (-30, 350, 100, 100)]
+    for given in (boxes, np.array(boxes), [list(box) for box in boxes]):
+        result = recognizer(portrait, crop=given)
+        assert [f.box for f in result] == [(x, y, w, h), (0, 0, 100, 50), (0, 350, 70, 50)]
+        assert all(f.crop.shape == (48, 48) for f in result)
+    assert recognizer(portrait, crop=[]).faces == [] and "No face" in recognizer(portrait, crop=[]).message
+    assert len(EmotionRecognizer(crop=boxes)([portrait] * 3)[2]) == 3
+
+
+def test_faces_that_were_found_before(portrait, recognizer):
+    assert recognizer(portrait, crop=detect_faces(portrait)).to_dict() == recognizer(portrait).to_dict()
+    assert len(recognizer(portrait)[0].landmarks) == 6
+    assert len(recognizer(portrait).to_dict()["faces"][0]["landmarks"]) == 6
+
+
+BAD_BOXES = {
+    "word": "face", "numbers": [1, 2, 3, 4], "three": [(1, 2, 3)], "empty": [(5, 5, 0, 9)], "nan": [(0, 0, np.nan, 9)],
+    "words": [("a", "b", "c", "d")], "outside": [(4000, 0, 9, 9)], "vast": [(0, 0, 1e9, 1e9)],
+    "above": [(0, -50, 50, 50)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_BOXES)
+def test_boxes_that_cannot_be(name, portrait, recognizer):
+    with pytest.raises(ImageError, match=r"box|crop"):
+        recognizer(portrait, crop=BAD_BOXES[name])
+
+
+# --- class frequencies ----------------------------------------------------------------------------
+
+
+def test_a_given_prior_moves_each_face_by_itself(portrait, recognizer):
+    crops = np.stack([np.asarray(draw_face(emotion, 4)) for emotion in EMOTIONS])
+    reference = reference_prior(recognizer.metadata)
+    expected = adapt_prior(recognizer.classify(crops), np.full(7, 1 / 7), reference)
+    for prior in (dict.fromkeys(EMOTIONS, 3), [1] * 7, np.ones(7)):
+        even = EmotionRecognizer(prior=prior)
+        assert np.array_equal(even.classify(crops), expected) and even.classify(crops).dtype == np.float32
+        assert np.allclose(even.classify(crops[2:3]), expected[2:3], atol=1e-6)
+        assert np.array_equal(pickle.loads(pickle.dumps(even)).classify(crops), expected)
+    same = EmotionRecognizer(prior=reference)
+    assert same(portrait)[0].probabilities == pytest.approx(recognizer(portrait)[0].probabilities, abs=1e-6)
+    never = EmotionRecognizer(prior=dict.fromkeys(EMOTIONS, 1) | {"happy": 0})(portrait)
+    assert never[0].probabilities["happy"] == 0 and sum(never[0].probabilities.values()) == pytest.approx(1)
+    only = EmotionRecognizer(prior=dict.fromkeys(EMOTIONS, 0) | {"fear": 1})(portrait)
+    assert only[0].emotion == "fear" and only[0].confidence == 1
+
+
+def test_an_estimated_prior_comes_from_the_faces_of_the_call(portrait, recognizer):
+    em, crop = EmotionRecognizer(prior="em"), recognizer(portrait)[0].crop
+    alone, before = em(portrait)[0].confidence, recognizer(portrait)[0].confidence
+    listed = [result[0].confidence for result in em([portrait] * 40)]
+    streamed = [result[0].confidence for result in em(iter([portrait] * 80))]
+    assert before <= alone + 1e-6 and alone < listed[0] and len({round(p, 4) for p in listed}) == 1
+    assert streamed == sorted(streamed) and streamed[-1] > streamed[0]
+    assert em(portrait)[0].confidence == alone  # nothing is kept from one call to the next
+    assert em.classify(np.stack([crop] * 40))[0].max() == pytest.approx(listed[0], abs=1e-4)
+    assert em([]) == [] and em(Image.new("RGB", (99, 99))).faces == [] and em.classify(crop[None][:0]).shape == (0, 7)
+    assert em.explain(crop).probability == pytest.approx(before, abs=1e-4)
+
+
+# --- devices --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def providers(monkeypatch):
+    "ONNX Runtime as if it had some providers, of which some do not start."
+    real = ort.InferenceSession
+
+    def pretend(installed, broken=(), failing=()):
+        opened = []
+
+        def session(model, options, providers):
+            opened.append(providers)
+            if providers[0] in failing:
+                raise RuntimeError("no such device")
+            made = real(model, options, providers=["CPUExecutionProvider"])
+            used = providers[1:] if providers[0] in broken else providers
+            monkeypatch.setattr(type(made), "get_providers", lambda self: used)
+            return made
+
+        monkeypatch.setattr(ort, "get_available_providers", lambda: [*installed, "CPUExecutionProvider"])
+        monkeypatch.setattr(ort, "InferenceSession", session)
+        runtime._sessions.clear()
+        return opened
+
+    yield pretend
+    runtime._sessions.clear()
+
+
+@pytest.mark.parametrize("device", [name for name in runtime.DEVICES if name != "cpu"])
+def test_a_device_that_is_there_is_used(device, providers):
+    provider = runtime.DEVICES[device][0]
+    opened = providers([provider])
+    EmotionRecognizer("custom_cnn", device=device).classify(np.zeros((1, 48, 48), np.uint8))
+    assert opened == [[provider, "CPUExecutionProvider"]]
+
+
+@pytest.mark.parametrize("device", [name for name in runtime.DEVICES if name != "cpu"])
+def test_a_device_that_is_not_there_names_its_package(device, providers):
+    providers([])
+    with pytest.raises(ModelError, match=runtime.DEVICES[device][1]) as error:
+        EmotionRecognizer("custom_cnn", device=device)
+    assert device in str(error.value) and len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("how", ["broken", "failing"])
+def test_a_device_that_does_not_start(how, providers):
+    "Named, it is an error; else the next one is taken."
+    cuda = "CUDAExecutionProvider"
+    opened = providers([cuda], **{how: [cuda]})
+    with pytest.raises(ModelError, match=r"'cuda' is installed, but does not start"):
+        EmotionRecognizer("custom_cnn", device="cuda")
+    opened.clear()
+    EmotionRecognizer("custom_cnn", device="auto")
+    assert [one[0] for one in opened] == [cuda, "CPUExecutionProvider"]
+
+
+def test_auto_takes_the_processor_where_nothing_else_is(providers):
+    opened = providers(["CoreMLExecutionProvider", "AzureExecutionProvider"])
+    EmotionRecognizer("custom_cnn")
+    assert opened == [["CPUExecutionProvider"]]
+
+
+def test_a_bad_file_is_a_bad_file_on_any_device(providers, tmp_path):
+    providers(["CUDAExecutionProvider"])
+    (tmp_path / "bad.onnx").write_bytes(b"hello")
+    with pytest.raises(ModelError, match=r"bad\.onnx is not a model"):
+        EmotionRecognizer(tmp_path / "bad.onnx")
+
+
 # --- explanations ---------------------------------------------------------------------------------
 
 
@@ -451,11 +696,11 @@ def test_the_map_is_bright_where_the_judge_looks(top, left, side):
         return np.stack([(1 - fear) / 6] * 2 + [fear] + [(1 - fear) / 6] * 4, 1)
 
     crop = np.random.default_rng(1).integers(0, 256, (side, side), dtype=np.uint8)
-    why = explain(judge, crop, "fear")
+    why = occlusion_map(judge, crop, "fear")
     inside = np.zeros((side, side), bool)
     inside[where] = True
-    assert why.heat.shape == (side, side) and why.heat[inside].mean() > 5 * why.heat[~inside].mean()
-    assert np.unravel_index(why.heat.argmax(), why.heat.shape) in np.argwhere(inside)
+    assert why.heatmap.shape == (side, side) and why.heatmap[inside].mean() > 5 * why.heatmap[~inside].mean()
+    assert np.unravel_index(why.heatmap.argmax(), why.heatmap.shape) in np.argwhere(inside)
 
 
 def test_a_face_of_a_result_can_be_explained(portrait, recognizer):
@@ -492,13 +737,13 @@ def test_warnings_of_others_are_heard_afterwards(portrait, recognizer):
 
 
 def test_a_face_of_one_s_own_size_is_found_as_small_as_wanted(portrait):
-    assert len(find_faces(portrait)) == 1 and find_faces(portrait, min_face=390) == []
+    assert len(detect_faces(portrait)) == 1 and detect_faces(portrait, min_face=390) == []
 
 
 def test_nothing_is_printed_and_torch_stays_out():
     code = """
 import sys
-from fer_nb.data import draw_face
+from fer_nb.data.synthetic import draw_face
 from fer_nb.inference import EmotionRecognizer
 assert len(EmotionRecognizer()(draw_face("happy", 4, 300, zoom=0.6)).faces) == 1
 heavy = {"torch", "fastai", "sklearn", "streamlit", "jax", "tensorflow"} & set(sys.modules)

@@ -14,7 +14,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 
-from fer_nb.data import draw_face
+from fer_nb.data.synthetic import draw_face
 
 ROOT = Path(__file__).parent.parent
 FER_NB = [sys.executable, "-c", "from fer_nb.cli import main; main()"]
@@ -26,8 +26,8 @@ assert not page.exception and any('<article class="fer-card"' in block.proto.bod
 """
 WORKER = """
 import pyarrow
-from fer_nb.scale import Recognise
-(row,) = Recognise("/", model="custom_cnn")(pyarrow.table({"source": [ROOT + "/face.png"]})).to_pylist()
+from fer_nb.distributed import RecognizerActor
+(row,) = RecognizerActor("/", model="custom_cnn")(pyarrow.table({"source": [ROOT + "/face.png"]})).to_pylist()
 assert len(row["faces"]) == 1
 """
 

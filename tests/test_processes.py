@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from fer_nb.core import EMOTIONS, FerError, system_libraries
-from fer_nb.data import cache_folders, draw_face, load_data
+from fer_nb.data.load import cache_dirs, load_data
+from fer_nb.data.synthetic import draw_face
 from fer_nb.inference import EmotionRecognizer
 
 ROOT = Path(__file__).parent.parent
@@ -90,9 +91,9 @@ def test_a_forked_process_opens_the_model_again(threads, folder):
 
 @linux
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_process_forked_after_the_first_photo_is_told_so(threads, folder):
+def test_a_process_forked_after_the_first_photo_answers(threads, folder):
     done = run(FORK.replace("THREADS", str(threads)).replace("FIRST", "['crops', 'photo']"), folder)
-    assert done.returncode == 0 and "spawn" in done.stdout and done.stdout.count("\n") == 1, done.stderr
+    assert (done.returncode, done.stdout.strip() in EMOTIONS) == (0, True), done.stderr
 
 
 @linux
@@ -205,7 +206,7 @@ def test_a_cache_needs_no_home(tmp_path, monkeypatch):
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user whom the system does not know
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     tmp_path.chmod(0o555)
-    assert cache_folders(tmp_path / "fer2013.zip") == []
+    assert cache_dirs(tmp_path / "fer2013.zip") == []
     tmp_path.chmod(0o755)
     with pytest.raises(FerError, match=r"~nosuchuser/fer2013\.zip"):
         load_data("~nosuchuser/fer2013.zip")
@@ -235,12 +236,12 @@ def test_a_missing_system_library_is_named_with_its_package(folder):
 import sys
 class Broken:
     def find_spec(self, name, path=None, target=None):
-        if name == "mediapipe":
-            raise ImportError("libGL.so.1: cannot open shared object file: No such file or directory")
+        if name == "onnxruntime":
+            raise ImportError("libstdc++.so.6: cannot open shared object file: No such file or directory")
 sys.meta_path.insert(0, Broken())
 sys.argv = ["fer-nb", "predict", "face.png"]
 {MAIN}
 """
-    assert "apt-get install libgl1" in one_line(run(code, folder), 1)
+    assert "apt-get install libstdc++6" in one_line(run(code, folder), 2)
     with pytest.raises(ImportError, match="circular"), system_libraries():
         raise ImportError("circular")

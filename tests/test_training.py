@@ -1,5 +1,6 @@
 """Training is stopped in every way it can be, and nothing is lost; several processes train as one."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import sys
 import time
 import types
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,47 +20,55 @@ from typer.testing import CliRunner
 
 from fer_nb.cli import app
 from fer_nb.core import EMOTIONS, ModelError, RecipeError, TrainingError
-from fer_nb.data import drawn_data, load_data
-from fer_nb.training import KeepState, load_torch, train
+from fer_nb.data.load import load_data
+from fer_nb.data.synthetic import synthetic_dataset
+from fer_nb.model_api import load_checkpoint, load_classifier
+from fer_nb.recipe import RENAMED
+from fer_nb.training.callbacks import ResumeCallback
+from fer_nb.training.checkpoints import average_checkpoints
+from fer_nb.training.distillation import make_bank
+from fer_nb.training.learner import train
+from fer_nb.training.runs import list_runs
 
-HOW = dict(epochs=4, batch_size=16, size=24, small_size=0, ema=0.9, mixup=0.2, cutmix=0.5)
+SETTINGS = dict(epochs=4, batch_size=16, size=24, progressive_size=0, ema_decay=0.9, mixup_alpha=0.2, cutmix_alpha=0.5)
 server = multiprocessing.get_context("forkserver")
-server.set_forkserver_preload(["fer_nb.training"])
+server.set_forkserver_preload(["fer_nb.training.learner"])
 
 
 @pytest.fixture(autouse=True)
 def nothing_to_import_again(monkeypatch):
     "A child imports the parent's main module; Streamlit's tests leave a page there."
     monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
-    monkeypatch.setattr(KeepState, "interval", 0)  # a state and a line of the log after each epoch
+    monkeypatch.setattr(ResumeCallback, "interval", 0)  # a state and a line of the log after each epoch
 
 
-def run(out, how):
+def run(out, settings):
     "One training in a process of its own; goes on where the one before it was killed."
     torch.set_num_threads(1)
-    KeepState.interval = 0
-    train("custom_cnn", drawn_data(350), out=out, resume=True, log=lambda _: None, **how)
+    ResumeCallback.interval = 0
+    train("custom_cnn", synthetic_dataset(350), out=out, resume=True, log=lambda _: None, **settings)
 
 
 def weights(out):
     "What the best epoch and the last line of the log came to."
     log = (out / "custom_cnn_log.csv").read_text().splitlines()
-    return load_torch(out / "best_custom_cnn.pth")["model_state_dict"], [line.split(",")[:-1] for line in log]
+    return load_checkpoint(out / "best_custom_cnn.pth")["model_state_dict"], [line.split(",")[:-1] for line in log]
 
 
 @pytest.mark.parametrize("times", range(3 if os.environ.get("FUZZ") == "1" else 1))
 @pytest.mark.parametrize("schedule", ["one_cycle", "plateau"])
 def test_killed_at_random_moments_it_ends_with_the_same_bits(schedule, times, tmp_path):
-    how, chance, kills = HOW | dict(schedule=schedule, patience=1), random.Random(f"{schedule}{times or ''}"), 0
+    settings = SETTINGS | dict(schedule=schedule, plateau_patience=1)
+    chance, kills = random.Random(f"{schedule}{times or ''}"), 0
     nothing = server.Process(target=print)  # the server imports what the others need
     nothing.start(), nothing.join()
     start = time.monotonic()
-    undisturbed = server.Process(target=run, args=(tmp_path / "whole", how))
+    undisturbed = server.Process(target=run, args=(tmp_path / "whole", settings))
     undisturbed.start(), undisturbed.join()
     took = time.monotonic() - start
     assert undisturbed.exitcode == 0
     for _ in range(30):
-        process = server.Process(target=run, args=(tmp_path / "killed", how))
+        process = server.Process(target=run, args=(tmp_path / "killed", settings))
         process.start()
         process.join(chance.uniform(0.1, 0.6) * took if kills < 5 else None)
         if process.exitcode is None:
@@ -66,7 +76,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(schedule, times, tm
             process.join()
             kills += 1
             for file in (tmp_path / "killed").glob("[!.]*.pth"):
-                load_torch(file)  # whatever lies there can be read
+                load_checkpoint(file)  # whatever lies there can be read
         else:
             assert process.exitcode == 0
             break
@@ -81,7 +91,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(schedule, times, tm
 def full_disk(out):
     "The state grows past what this process may write, as on a full disk."
     torch.set_num_threads(1)
-    KeepState.interval = 0
+    ResumeCallback.interval = 0
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
     def after_two_epochs(line):
@@ -89,7 +99,7 @@ def full_disk(out):
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 
     try:
-        train("custom_cnn", drawn_data(350), out=out, log=after_two_epochs, **HOW)
+        train("custom_cnn", synthetic_dataset(350), out=out, log=after_two_epochs, **SETTINGS)
     except TrainingError as e:
         (out / "said").write_text(str(e))
 
@@ -99,21 +109,21 @@ def test_a_full_disk_keeps_the_last_good_state(tmp_path):
     process.start(), process.join()
     said = (tmp_path / "said").read_text()
     assert "Free some space" in said and "Epoch 2 is kept" in said
-    assert load_torch(tmp_path / "custom_cnn_state.pth")["epoch"] == 2
+    assert load_checkpoint(tmp_path / "custom_cnn_state.pth")["epoch"] == 2
     assert not list(tmp_path.glob(".*"))
     lines = []
-    result = train("custom_cnn", drawn_data(350), out=tmp_path, resume=True, log=lines.append, **HOW)
+    result = train("custom_cnn", synthetic_dataset(350), out=tmp_path, resume=True, log=lines.append, **SETTINGS)
     assert "Going on after epoch 2 of 4." in lines and result.files[0].is_file()
 
 
 def test_a_data_folder_that_is_lost_for_a_while(tmp_path):
-    whole = drawn_data(350)
-    for name, part in whole.parts.items():
+    whole = synthetic_dataset(350)
+    for name, part in whole.splits.items():
         for i, (pixels, label) in enumerate(zip(part.images, part.labels, strict=True)):
             folder = tmp_path / "data" / ("train" if name == "Training" else "test") / EMOTIONS[label]
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / f"{name}_{i}.png")
-    train("custom_cnn", load_data(tmp_path / "data"), out=tmp_path / "whole", log=lambda _: None, **HOW)
+    train("custom_cnn", load_data(tmp_path / "data"), out=tmp_path / "whole", log=lambda _: None, **SETTINGS)
 
     def lose(line):
         if "epoch   2/" in line:
@@ -121,14 +131,34 @@ def test_a_data_folder_that_is_lost_for_a_while(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train("custom_cnn", load_data(tmp_path / "data"), out=tmp_path / "stopped", log=lose, **HOW)
+        train("custom_cnn", load_data(tmp_path / "data"), out=tmp_path / "stopped", log=lose, **SETTINGS)
     command = ["train", "custom_cnn", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "stopped"), "--resume"]
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code == 2 and "data" in refused.stderr and refused.stderr.count("\n") == 1
-    assert load_torch(tmp_path / "stopped" / "custom_cnn_state.pth")["epoch"] == 2
+    assert load_checkpoint(tmp_path / "stopped" / "custom_cnn_state.pth")["epoch"] == 2
     os.rename(tmp_path / "elsewhere", tmp_path / "data")
-    train("custom_cnn", load_data(tmp_path / "data"), out=tmp_path / "stopped", resume=True, log=lambda _: None, **HOW)
+    again = dict(out=tmp_path / "stopped", resume=True, log=lambda _: None)
+    train("custom_cnn", load_data(tmp_path / "data"), **again, **SETTINGS)
     (one, log), (other, log_again) = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+    assert all(torch.equal(one[k], other[k]) for k in one) and log == log_again
+
+
+def test_a_state_of_an_earlier_version_goes_on_with_the_same_bits(tmp_path):
+    def stop(line):
+        if "epoch   2/" in line:
+            raise KeyboardInterrupt
+
+    train("custom_cnn", synthetic := synthetic_dataset(280), out=tmp_path / "whole", log=lambda _: None, **SETTINGS)
+    with pytest.raises(KeyboardInterrupt):
+        train("custom_cnn", synthetic, out=tmp_path / "old", log=stop, **SETTINGS)
+    file, earlier = tmp_path / "old" / "custom_cnn_state.pth", {new: old for old, new in RENAMED.items()}
+    state = load_checkpoint(file)
+    state["header"]["recipe"] = {earlier.get(k, k): v for k, v in state["header"]["recipe"].items()} | {"soup": ()}
+    torch.save(state, file)
+    (row,) = list_runs(tmp_path / "old")
+    assert "progressive_size=0" in row["changes"] and " small_size" not in row["changes"]
+    train("custom_cnn", synthetic, out=tmp_path / "old", resume=True, log=lambda _: None, **SETTINGS)
+    (one, log), (other, log_again) = weights(tmp_path / "whole"), weights(tmp_path / "old")
     assert all(torch.equal(one[k], other[k]) for k in one) and log == log_again
 
 
@@ -136,13 +166,13 @@ def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     lines = []
     with pytest.raises(TrainingError, match="Cannot write"):
-        train("custom_cnn", drawn_data(70), out=tmp_path / "file", log=lines.append, **HOW)
+        train("custom_cnn", synthetic_dataset(70), out=tmp_path / "file", log=lines.append, **SETTINGS)
     assert not any("epoch" in line for line in lines)
 
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path):
     command = [sys.executable, "-m", "fer_nb.cli", "train", "custom_cnn", "--out", tmp_path, "--epochs", "300",
-               "--batch-size", "16", "--size", "24", "--set", "small_size=0"]
+               "--batch-size", "16", "--size", "24", "--set", "progressive_size=0"]
     # a shell's background commands ignore it
     heard = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
     main = f"{heard}; sys.argv[0] = 'fer-nb'; from fer_nb.cli import main; main()"
@@ -158,7 +188,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path):
     assert process.returncode == 130
     assert "Stopped." in out and "go on with --resume" in out
     assert "Traceback" not in out + err
-    assert load_torch(tmp_path / "custom_cnn_state.pth")["epoch"] >= 1
+    assert load_checkpoint(tmp_path / "custom_cnn_state.pth")["epoch"] >= 1
 
 
 def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path):
@@ -168,17 +198,19 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path):
 
     torch.save({"model_state_dict": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(ModelError, match="would run code"):
-        train("resnet18", drawn_data(70), out=tmp_path, start=str(tmp_path / "evil.pth"), log=lambda _: None)
+        train("resnet18", synthetic_dataset(70), out=tmp_path, init=str(tmp_path / "evil.pth"), log=lambda _: None)
     assert not (tmp_path / "run").exists()
 
 
 ONE_OF_TWO = """
 import json, sys, torch
-from fer_nb.data import drawn_data
-from fer_nb.training import train
+from fer_nb.data.synthetic import synthetic_dataset
+from fer_nb.training.checkpoints import average_checkpoints
+from fer_nb.training.distillation import make_bank
+from fer_nb.training.learner import train
 torch.set_num_threads(1)
-result = train("resnet18", drawn_data(140), out=sys.argv[1], start="none", size=32, channels=1, epochs=2, batch_size=20,
-               lr=1e-5, log=lambda _: None)  # at higher rates AdamW's first steps turn rounding into more than rounding
+result = train("resnet18", synthetic_dataset(140), out=sys.argv[1], init="none", size=32, channels=1, epochs=2,
+               batch_size=20, lr=1e-5, log=lambda _: None)  # at higher rates AdamW's first steps enlarge rounding
 print("first" if result else "other")
 """
 
@@ -186,7 +218,7 @@ print("first" if result else "other")
 @pytest.mark.parametrize(("bf16", "rel"), [(False, 1e-4), (True, 1e-2)])
 def test_two_processes_train_as_one(bf16, rel, tmp_path):
     script = tmp_path / "script.py"
-    script.write_text(f"import fer_nb.training\nfer_nb.training.has_bf16 = lambda device: {bf16}\n{ONE_OF_TWO}")
+    script.write_text(f"import fer_nb.training.cpu as cpu\ncpu.has_bf16 = lambda device: {bf16}\n{ONE_OF_TWO}")
     plain = [sys.executable, str(script)]
     # accelerate says multi_gpu for several processes of its own, GPUs or not
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
@@ -207,4 +239,98 @@ def test_two_processes_train_as_one(bf16, rel, tmp_path):
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(RecipeError, match="cannot be shared by 3 processes"):
-        train("custom_cnn", drawn_data(70), out=tmp_path, log=lambda _: None, **HOW)
+        train("custom_cnn", synthetic_dataset(70), out=tmp_path, log=lambda _: None, **SETTINGS)
+
+
+# what a data set may lack or have
+
+
+QUICK = dict(epochs=2, batch_size=16, size=24, progressive_size=0, ema_decay=0.9)
+
+
+def subset(data, emotions):
+    "The faces of some emotions, as a label set of their own."
+    def of(split):
+        split = split[np.isin(split.labels, [split.emotions.index(e) for e in emotions])]
+        labels = np.array([emotions.index(split.emotions[label]) for label in split.labels])
+        return dataclasses.replace(split, labels=labels, emotions=emotions)
+
+    return dataclasses.replace(data, splits={name: of(split) for name, split in data.splits.items()})
+
+
+def test_an_absent_emotion_gets_no_weight_and_this_is_said(tmp_path):
+    data, lines = synthetic_dataset(350), []
+    seen = {name: split[split.labels != EMOTIONS.index("neutral")] for name, split in data.splits.items()}
+    result = train("custom_cnn", dataclasses.replace(data, splits=seen), out=tmp_path, log=lines.append, **QUICK)
+    saved = load_checkpoint(result.files[0])
+    assert [e for e, w in zip(EMOTIONS, saved["class_weights"], strict=True) if not w] == ["neutral"]
+    assert any("No image of Training shows neutral" in line for line in lines)
+    assert all(v.isfinite().all() for v in saved["model_state_dict"].values())
+
+
+def test_the_log_says_why_its_last_figures_and_the_summary_differ(tmp_path):
+    lines = []
+    result = train("custom_cnn", synthetic_dataset(350), out=tmp_path, log=lines.append, **QUICK)
+    last = load_checkpoint(result.files[1])["history"][-1]
+    assert f"acc {last['valid_acc']:.1%} macro F1 {last['valid_macro_f1']:.3f}" in lines[-2]
+    assert "Batch norms re-estimated" in lines[-1] and "calibrated" in lines[-1]
+    assert f"accuracy {last['valid_acc']:.1%} → {result.best_val_acc:.1%}" in lines[-1]
+    assert f"macro F1 {last['valid_macro_f1']:.3f} → {result.macro_f1:.3f}" in lines[-1]
+
+
+@pytest.mark.parametrize("emotions", [("sad", "happy"), (*EMOTIONS, "contempt")])
+def test_another_label_set_makes_a_checkpoint_that_carries_it(emotions, tmp_path):
+    data = synthetic_dataset(350)
+    if len(emotions) > len(EMOTIONS):
+        eight = {name: dataclasses.replace(split, emotions=emotions, labels=np.where(
+            np.arange(len(split)) % 9 == 0, 7, split.labels)) for name, split in data.splits.items()}
+        data = dataclasses.replace(data, splits=eight)
+    else:
+        data = subset(data, emotions)
+    stopped = dict(out=tmp_path, **QUICK)
+    with pytest.raises(KeyboardInterrupt):
+        train("custom_cnn", data, log=interrupt, **stopped)
+    train("custom_cnn", data, resume=True, log=lambda _: None, **stopped)
+    saved, clf = load_checkpoint(tmp_path / "best_custom_cnn.pth"), load_classifier(tmp_path / "best_custom_cnn.pth")
+    assert saved["emotions"] == list(emotions) and clf.emotions == emotions
+    assert clf.logits(data["PublicTest"].images).shape[1] == len(emotions)
+    assert list(load_checkpoint(tmp_path / "custom_cnn_metrics.pth")["validation"]["per_class"]) == list(emotions)
+    mean = average_checkpoints([tmp_path / "best_custom_cnn.pth"] * 2, data, tmp_path / "mean")
+    assert load_classifier(mean.files[0]).emotions == emotions
+    list_runs(tmp_path)
+    # its teaching and its initial weights do not mix with other label sets
+    other = dict(log=lambda _: None, **QUICK)
+    with pytest.raises(RecipeError, match="other emotions"):
+        train("custom_cnn", synthetic_dataset(350), out=tmp_path / "t", teachers=str(mean.files[0]), **other)
+    with pytest.raises(RecipeError, match="other emotions"):
+        make_bank([mean.files[0]], synthetic_dataset(350), views=1)
+    with pytest.raises(ModelError, match="tells apart"):
+        average_checkpoints([mean.files[0]], synthetic_dataset(350), tmp_path / "m")
+    train("custom_cnn", synthetic_dataset(350), out=tmp_path / "i", init=str(mean.files[0]), **other)
+    assert load_classifier(tmp_path / "i" / "best_custom_cnn.pth").emotions == EMOTIONS
+
+
+def interrupt(line):
+    "Ctrl-C after the first epoch."
+    if "epoch   1/" in line:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("error", "words"), [
+    (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nmore"), ("not enough memory", "batch")),
+    (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you"), ("not enough",)),
+    (RuntimeError("CUDA error: unspecified launch failure\nmore"), ("The GPU failed", "CUDA_VISIBLE_DEVICES")),
+])
+def test_a_device_that_fails_keeps_what_was_reached(error, words, tmp_path):
+    def fail(line):
+        if "epoch   2/" in line:
+            raise error
+
+    with pytest.raises(TrainingError) as failed:
+        train("custom_cnn", synthetic_dataset(280), out=tmp_path, log=fail, **SETTINGS)
+    message = str(failed.value)
+    assert "Epoch 2 is kept" in message and "--resume" in message and len(message) <= 300
+    assert all(word in message for word in words)
+    lines = []
+    train("custom_cnn", synthetic_dataset(280), out=tmp_path, resume=True, log=lines.append, **SETTINGS)
+    assert "Going on after epoch 2 of 4." in lines

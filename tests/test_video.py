@@ -3,11 +3,17 @@
 import gc
 import math
 import os
-import shutil
+import socket
 import struct
 import subprocess
 import sys
+import threading
+import time
 import weakref
+from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from time import process_time
 
@@ -16,25 +22,16 @@ import pytest
 from PIL import Image
 
 from fer_nb.core import EMOTIONS, FerError
-from fer_nb.data import draw_face
+from fer_nb.data.synthetic import draw_face
 from fer_nb.inference import EmotionRecognizer, FaceEmotion, Result
-from fer_nb.video import (
-    CODECS,
-    Film,
-    Frame,
-    Moment,
-    Timeline,
-    Tracker,
-    VideoError,
-    annotate,
-    film_writer,
-    overlap,
-    to_pandas,
-    watch,
-)  # fmt: skip
 
-cv2 = pytest.importorskip("cv2")
-with_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs FFmpeg to make such a film")
+av = pytest.importorskip("av")
+
+from fer_nb.video import containers
+from fer_nb.video.containers import CODECS, Codec, Unnamed, VideoError, find_camera, write_images
+from fer_nb.video.output import Timeline, annotate_video, check_outputs, to_pandas, video_writer
+from fer_nb.video.reader import Frame, VideoReader
+from fer_nb.video.tracking import VIDEO_COLUMNS, FrameResult, IoUTracker, iou, track_video
 
 
 @pytest.fixture(scope="module")
@@ -57,24 +54,48 @@ def pictures():
     return frames
 
 
-def write(path, pictures, fps=10):
-    writer = None
-    for picture in pictures:
-        if writer is None:
-            codec = cv2.VideoWriter_fourcc(*CODECS[path.suffix])
-            writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, codec, fps, picture.shape[1::-1])
-        writer.write(picture[..., ::-1].copy())
-    writer.release()
-    return path
+#: H.264 whose frames are stored in the order of their times
+IN_ORDER = Codec("mp4", "libx264", {"bf": "0", "crf": "18"}, "aac", ("aac",))
 
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory, pictures):
-    return write(tmp_path_factory.mktemp("film") / "two.mp4", pictures)
+    return write_images(tmp_path_factory.mktemp("film") / "two.mp4", pictures, codec=IN_ORDER)
 
 
-def ffmpeg(*words):
-    subprocess.run(["ffmpeg", "-v", "error", "-nostdin", "-y", *map(str, words)], check=True)
+def with_sound(silent, path, seconds, beep=0.0, codec="aac", rate=44100):
+    "The video with a tone from `beep` seconds on."
+    with av.open(str(silent)) as source, av.open(str(path), "w") as container:
+        pictures = container.add_stream_from_template(source.streams.video[0])
+        sound = container.add_stream(codec, rate)
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = pictures
+                container.mux(packet)
+        for at in range(0, round(seconds * rate), 1024):
+            clock = np.arange(at, at + 1024) / rate
+            wave = (0.5 * np.sin(clock * 2 * np.pi * 440) * (clock >= beep)).astype(np.float32)
+            piece = av.AudioFrame.from_ndarray(wave[None], "fltp", "mono")
+            piece.sample_rate, piece.pts, piece.time_base = rate, at, Fraction(1, rate)
+            container.mux(sound.encode(piece))
+        container.mux(sound.encode())
+    return path
+
+
+def beep_start(path):
+    "When a tone is heard first, seconds."
+    with av.open(str(path)) as container:
+        for frame in container.decode(audio=0):
+            wave = np.abs(frame.to_ndarray().astype(float)).reshape(-1)
+            loud = wave > 0.1 * (32767 if "s16" in frame.format.name else 1)
+            if loud.any():
+                return frame.time + loud.argmax() / len(loud) * frame.samples / frame.sample_rate
+
+
+def kinds(path):
+    "The kinds of streams in a file."
+    with av.open(str(path)) as container:
+        return [stream.type for stream in container.streams]
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -82,7 +103,7 @@ def ffmpeg(*words):
 
 @pytest.mark.parametrize("suffix", CODECS)
 def test_every_form_that_is_written_is_read(suffix, tmp_path, pictures):
-    film = Film(write(tmp_path / f"film{suffix}", pictures))
+    film = VideoReader(write_images(tmp_path / f"film{suffix}", pictures))
     frames = list(film)
     assert film.size == (480, 240) and film.fps == pytest.approx(10, abs=0.1) and not film.warning
     assert [f.number for f in frames] == list(range(18))
@@ -92,15 +113,15 @@ def test_every_form_that_is_written_is_read(suffix, tmp_path, pictures):
 
 
 def test_every_nth_frame(film):
-    frames = list(Film(film, every=5))
+    frames = list(VideoReader(film, stride=5))
     assert [f.number for f in frames] == [0, 5, 10, 15]
     assert [f.time for f in frames] == pytest.approx([0, 0.5, 1, 1.5], abs=0.01)
-    with pytest.raises(VideoError, match="every"):
-        Film(film, every=0)
+    with pytest.raises(VideoError, match="stride"):
+        VideoReader(film, stride=0)
 
 
 def test_a_film_can_be_seen_twice(film):
-    once = Film(film)
+    once = VideoReader(film)
     assert [f.number for f in once] == [f.number for f in once]
     next(iter(once))
     assert len(list(once)) == 18
@@ -122,9 +143,9 @@ def test_a_film_held_upright_comes_upright(film, tmp_path):
     turn = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 240 << 16, 0, 1 << 30)
     content = changed(film.read_bytes(), [b"moov", b"trak", b"tkhd"], lambda box: box[:40] + turn + box[76:])
     (tmp_path / "turned.mp4").write_bytes(content)
-    turned = Film(tmp_path / "turned.mp4")
+    turned = VideoReader(tmp_path / "turned.mp4")
     assert turned.size == (240, 480)
-    before = next(iter(Film(film))).image
+    before = next(iter(VideoReader(film))).image
     assert np.abs(np.rot90(before, -1).astype(int) - next(iter(turned)).image).mean() < 1
 
 
@@ -137,7 +158,7 @@ def test_a_varying_rate_keeps_its_times(film, tmp_path):
 
     content = changed(film.read_bytes(), [b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stts"], slower)
     (tmp_path / "vfr.mp4").write_bytes(content.replace(b"edts", b"free"))
-    frames = list(Film(tmp_path / "vfr.mp4"))
+    frames = list(VideoReader(tmp_path / "vfr.mp4"))
     wanted = [i / 10 if i < 9 else (9 + 3 * (i - 9)) / 10 for i in range(18)]
     assert [f.time for f in frames] == pytest.approx(wanted, abs=0.02)
 
@@ -154,40 +175,42 @@ BAD = {
 def test_what_is_no_film_is_said_so(name, tmp_path, capfd):
     (tmp_path / name).write_bytes(BAD[name])
     with pytest.raises(VideoError, match=name) as error:
-        Film(tmp_path / name)
+        VideoReader(tmp_path / name)
     assert "\n" not in str(error.value) and isinstance(error.value, FerError)
     assert capfd.readouterr().err == ""
 
 
 def test_a_film_that_is_not_there(tmp_path):
-    wrong = (tmp_path / "none.mp4", "no file"), (tmp_path, "not a file"), ("http://0.0.0.0/a.mp4", "no file")
+    wrong = (tmp_path / "none.mp4", "no file"), (tmp_path, "not a file"), ("http://0.0.0.0/a.mp4", "cannot be reached")
     for source, word in (*wrong, ("a\0b", "no file"), (98, "no camera 98")):
         with pytest.raises(VideoError, match=word):
-            Film(source)
+            VideoReader(source)
 
 
 def test_a_film_without_frames(tmp_path):
-    writer = cv2.VideoWriter(str(tmp_path / "none.avi"), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 64))
-    writer.release()
+    with av.open(str(tmp_path / "none.avi"), "w") as container:
+        stream = container.add_stream("mjpeg", 10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuvj420p"
+        container.start_encoding()
     with pytest.raises(VideoError, match=r"none\.avi"):
-        Film(tmp_path / "none.avi")
+        VideoReader(tmp_path / "none.avi")
 
 
-@pytest.mark.parametrize("share", [0.05, 0.5])
-def test_a_cut_off_mp4_is_refused(share, film, tmp_path):
+@pytest.mark.parametrize("fraction", [0.05, 0.5])
+def test_a_cut_off_mp4_is_refused(fraction, film, tmp_path):
     content = film.read_bytes()
-    (tmp_path / "cut.mp4").write_bytes(content[: int(share * len(content))])
+    (tmp_path / "cut.mp4").write_bytes(content[: int(fraction * len(content))])
     with pytest.raises(VideoError, match=r"cut\.mp4"):
-        Film(tmp_path / "cut.mp4")
+        VideoReader(tmp_path / "cut.mp4")
 
 
 def test_of_a_cut_off_avi_the_rest_is_read_and_it_is_said(tmp_path, pictures):
-    content = write(tmp_path / "whole.avi", pictures).read_bytes()
+    content = write_images(tmp_path / "whole.avi", pictures).read_bytes()
     (tmp_path / "cut.avi").write_bytes(content[: len(content) // 2])
-    film = Film(tmp_path / "cut.avi")
+    film = VideoReader(tmp_path / "cut.avi")
     frames = list(film)
     assert 5 < len(frames) < 12
-    if film.length == 18:  # the header still says how many there were
+    if film.frame_count == 18:  # the header still says how many there were
         assert "cut off" in film.warning
 
 
@@ -195,57 +218,347 @@ def test_a_film_with_damage_in_the_middle_is_read_past_it(film, tmp_path):
     content = bytearray(film.read_bytes())
     content[len(content) // 3 : len(content) // 3 + 400] = bytes(400)
     (tmp_path / "hurt.mp4").write_bytes(content)
-    code = "import sys; from fer_nb.video import Film; print(*[f.time for f in Film(sys.argv[1])])"
+    code = "import sys; from fer_nb.video.reader import VideoReader; print(*[f.time for f in VideoReader(sys.argv[1])])"
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "hurt.mp4"], capture_output=True, text=True)
     times = [float(word) for word in done.stdout.split()]
     assert 9 <= len(times) <= 18 and times == sorted(times) and done.stderr == ""
 
 
-@with_ffmpeg
-def test_a_film_of_sound_alone_is_none(tmp_path):
-    ffmpeg("-f", "lavfi", "-i", "sine=d=1", tmp_path / "song.mp4")
-    with pytest.raises(VideoError, match=r"song\.mp4"):
-        Film(tmp_path / "song.mp4")
+def song(path, cover=None):
+    "A second of sound, and a picture of the cover."
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("aac", 44100)
+        if cover is not None:
+            image = container.add_stream("mjpeg", 1)
+            image.width, image.height, image.pix_fmt = 480, 240, "yuvj420p"
+            image.disposition = av.stream.Disposition.attached_pic
+            container.start_encoding()
+            frame = av.VideoFrame.from_ndarray(cover, "rgb24")
+            frame.pts = 0
+            container.mux(image.encode(frame))
+            container.mux(image.encode())
+        for at in range(0, 44100, 1024):
+            piece = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+            piece.sample_rate, piece.pts, piece.time_base = 44100, at, Fraction(1, 44100)
+            container.mux(sound.encode(piece))
+        container.mux(sound.encode())
+    return path
+
+
+@pytest.mark.parametrize("cover", [False, True])
+def test_a_film_of_sound_alone_is_none(cover, tmp_path, pictures):
+    path = song(tmp_path / "song.mp4", pictures[0] if cover else None)
+    assert ("video" in kinds(path)) == cover
+    with pytest.raises(VideoError, match=r"song\.mp4 has only sound"):
+        VideoReader(path)
 
 
 def test_a_vast_film_is_refused_by_its_header(film, monkeypatch):
-    monkeypatch.setattr("fer_nb.video.MAX_PIXELS", 480 * 240 - 1)
+    monkeypatch.setattr("fer_nb.video.reader.MAX_PIXELS", 480 * 240 - 1)
     with pytest.raises(VideoError, match="480×240"):
-        Film(film)
+        VideoReader(film)
+
+
+H264 = CODECS[".mp4"]
+FOREIGN = {
+    "AV1": ("av1.mp4", replace(H264, video="libsvtav1", options={"preset": "12", "crf": "30"})),
+    "HEVC": ("hevc.mov", replace(H264, video="libx265", options={"preset": "fast", "x265-params": "log-level=none"})),
+    "ProRes": ("prores.mov", replace(CODECS[".mov"], video="prores_ks", options={}, pix_fmt="yuv422p10le")),
+    "VP9": ("vp9.webm", CODECS[".webm"]),
+    "MPEG-4": ("mpeg4.avi", Codec("avi", "mpeg4", {"qmin": "2", "qmax": "4"}, "mp3", ())),
+    "FFV1": ("ffv1.mkv", Codec("matroska", "ffv1", {}, "flac", ())),
+    "GIF": ("small.gif", Codec("gif", "gif", {}, "", (), "rgb8")),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_films_of_other_makers_are_read(kind, tmp_path, pictures):
+    name, codec = FOREIGN[kind]
+    video = VideoReader(write_images(tmp_path / name, pictures, codec=codec))
+    frames = list(video)
+    assert video.size == (480, 240) and len(frames) == 18 and not video.warning
+    assert [f.time for f in frames] == pytest.approx([i / 10 for i in range(18)], abs=0.01)
+    for frame, picture in zip(frames, pictures, strict=True):
+        assert np.abs(frame.image.astype(int) - picture).mean() < (25 if kind == "GIF" else 8)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".mov"])
+def test_time_stamps_are_exact(suffix, tmp_path, pictures):
+    times = [0, 0.1, 0.2, 0.233, 0.25, 1, 4, 4.04, 4.08, 7.5]
+    video = VideoReader(write_images(tmp_path / f"vfr{suffix}", pictures[:10], times=times))
+    assert [f.time for f in video] == pytest.approx(times, abs=0.0011) and not video.warning
+
+
+@pytest.mark.parametrize("name", ["late.mp4", "late.mkv", "late.ts"])
+def test_a_clock_that_does_not_begin_at_0(name, tmp_path, pictures):
+    codec = {".mp4": H264, ".mkv": CODECS[".mkv"], ".ts": replace(H264, container="mpegts")}[Path(name).suffix]
+    times = [2 + i / 10 for i in range(18)]
+    video = VideoReader(write_images(tmp_path / name, pictures, times=times, codec=codec))
+    assert [f.time for f in video] == pytest.approx([i / 10 for i in range(18)], abs=0.01)
+    assert video.start_time >= 2 and not video.warning
+
+
+def test_pixels_that_are_not_square(tmp_path, pictures):
+    codec = replace(H264, options=H264.options | {"aspect": "4:3"})  # of a pixel
+    video = VideoReader(write_images(tmp_path / "wide.mp4", pictures, codec=codec))
+    assert video.size == (640, 240) and next(iter(video)).image.shape == (240, 640, 3)
+
+
+def test_a_stream_that_changes_its_size_keeps_the_first(tmp_path, pictures):
+    codec = replace(H264, container="mpegts")
+    parts = [write_images(tmp_path / "a.ts", pictures[:9], codec=codec),
+             write_images(tmp_path / "b.ts", (p[:120, :240] for p in pictures[9:]), codec=codec)]
+    (tmp_path / "both.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    frames = list(VideoReader(tmp_path / "both.ts"))
+    assert len(frames) > 12 and {f.image.shape for f in frames} == {(240, 480, 3)}
+
+
+def test_an_animated_webp(tmp_path, pictures):
+    pictures = [picture.copy() for picture in pictures]
+    for i, picture in enumerate(pictures):
+        picture[:8, : 20 * i] = 0  # Pillow writes equal ones once
+    first, *others = map(Image.fromarray, pictures)
+    first.save(tmp_path / "a.webp", save_all=True, append_images=others, duration=[100] * 9 + [300] * 9)
+    video = VideoReader(tmp_path / "a.webp")
+    frames = list(video)
+    wanted = [i / 10 if i < 9 else 0.9 + 0.3 * (i - 9) for i in range(18)]
+    assert [f.time for f in frames] == pytest.approx(wanted) and video.frame_count == 18
+    for frame, picture in zip(frames, pictures, strict=True):
+        assert np.abs(frame.image.astype(int) - picture).mean() < 8
+    (tmp_path / "cut.webp").write_bytes((tmp_path / "a.webp").read_bytes()[:60])
+    with pytest.raises(VideoError, match=r"cut\.webp"):
+        VideoReader(tmp_path / "cut.webp")
+
+
+def test_numbered_pictures(tmp_path, pictures):
+    for i, picture in enumerate(pictures[:12]):
+        Image.fromarray(picture).save(tmp_path / f"frame_{i + 5}.png")  # 9 comes before 10, whatever the alphabet says
+    (tmp_path / "frame_7.png").write_bytes(b"no picture")
+    (tmp_path / "frame_x.png").touch()
+    video = VideoReader(tmp_path / "frame_%d.png", fps=5)
+    frames = list(video)
+    assert [f.number for f in frames] == [0, 1, *range(3, 12)] and "1 pieces" in video.warning
+    assert [f.time for f in frames] == pytest.approx([f.number / 5 for f in frames])
+    assert all((frame.image == pictures[frame.number]).all() for frame in frames)
+    with pytest.raises(VideoError, match="no picture film_"):
+        VideoReader(tmp_path / "film_%04d.png")
+
+
+@pytest.mark.parametrize("name", ["one.jpg", "one.webp", "one.png"])
+def test_a_picture_is_no_film(name, tmp_path, pictures):
+    Image.fromarray(pictures[0]).save(tmp_path / name)
+    with pytest.raises(VideoError, match="is a picture, not a video"):
+        VideoReader(tmp_path / name)
+
+
+NAMES = [b"caf\xe9.mp4", b"a:b.mp4", b"http:.mp4", b"-v.mp4", b"50%.mp4", b"new\nline.mp4", "日本.mp4".encode()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_is_read_and_written(name, film, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = os.fsdecode(name)
+    Path(name).write_bytes(film.read_bytes())
+    video = VideoReader(name)
+    assert len(list(video)) == 18 and video.name == name
+    with video_writer(f"out_{name}", video) as write:
+        for frame in video:
+            write(FrameResult(frame, [], []))
+    assert len(list(VideoReader(f"out_{name}"))) == 18 and len(os.listdir()) == 2
+
+
+def test_a_title_that_is_not_utf8_is_no_matter(film, tmp_path):
+    with av.open(str(film)) as source, av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        container.metadata["title"] = "TITLE"
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                container.mux(packet)
+    content = (tmp_path / "a.mkv").read_bytes()
+    assert b"TITLE" in content
+    (tmp_path / "a.mkv").write_bytes(content.replace(b"TITLE", b"T\xcfTL\xc9"))
+    assert len(list(VideoReader(tmp_path / "a.mkv"))) == 18
+
+
+def test_a_playlist_leads_nowhere(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.3)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
+        (tmp_path / "list.m3u8").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{address}\n")
+        with pytest.raises(VideoError, match=r"list\.m3u8"):
+            VideoReader(tmp_path / "list.m3u8")
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_without_pyav_it_says_how_to_get_it(film, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(VideoError, match=r"pip install 'fer_nb\[video\]'"):
+        VideoReader(film)
+
+
+# --- cameras and streams --------------------------------------------------------------------------
+
+
+def test_cameras_have_numbers_devices_and_names(monkeypatch, recognizer):
+    "FFmpeg's test pictures stand for a camera."
+    monkeypatch.setattr(containers, "list_cameras", lambda: {"testsrc=size=320x240:rate=30": "Front Camera"})
+    monkeypatch.setitem(containers.CAMERA_FORMATS, sys.platform, "lavfi")
+    for source in (0, "Front Camera"):
+        video = VideoReader(source)
+        assert video.live and video.size == (320, 240)
+        results = track_video(video, recognizer)
+        assert [next(results).frame.number for _ in range(3)] == [0, 1, 2]
+        results.close()
+    for source in (1, -1, "Back Camera"):
+        with pytest.raises(VideoError, match=f"no camera {source}. Cameras here: 0: Front Camera"):
+            find_camera(source)
+
+
+def test_the_number_of_a_camera_is_the_system_s(monkeypatch):
+    monkeypatch.setattr(containers, "list_cameras", lambda: {"/dev/video0": "Front", "/dev/video2": "Back"})
+    assert [find_camera(source) for source in (0, 2, "Back", "/dev/video0")] == [
+        "/dev/video0", "/dev/video2", "/dev/video2", "/dev/video0"]  # fmt: skip
+    with pytest.raises(VideoError, match=r"no camera 1.*0: Front; 2: Back"):
+        find_camera(1)
+
+
+def test_a_camera_that_cannot_be_opened(monkeypatch):
+    monkeypatch.setattr(containers, "list_cameras", lambda: {"/dev/null": "Broken Camera"})
+    for source in (0, "Broken Camera", "/dev/null"):
+        with pytest.raises(VideoError, match=r"cannot be opened.*Another program may have it"):
+            VideoReader(source)
+
+
+@contextmanager
+def http_server(content, stall_after=None):
+    "An address that sends a file, or a part of it and then nothing more."
+    done = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            if self.path != "/film.ts":
+                return self.send_error(404)
+            self.send_response(200)
+            self.send_header("Content-Length", len(content))
+            self.end_headers()
+            self.wfile.write(content[:stall_after])
+            if stall_after:
+                self.wfile.flush()
+                done.wait(30)
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://me:secret@127.0.0.1:{server.server_port}"
+    finally:
+        done.set()
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def broadcast(tmp_path_factory, pictures):
+    path = tmp_path_factory.mktemp("broadcast") / "film.ts"
+    return write_images(path, pictures * 3, codec=replace(H264, container="mpegts")).read_bytes()
+
+
+def test_a_stream_is_read_from_its_address(broadcast, recognizer):
+    with http_server(broadcast) as address:
+        video = VideoReader(f"{address}/film.ts")
+        assert video.live and video.size == (480, 240) and "secret" not in video.name
+        frames = list(video)
+    assert [f.number for f in frames] == list(range(54)) and not video.warning  # none is lost between two openings
+    assert [f.time for f in frames] == pytest.approx([i / 10 for i in range(54)], abs=0.01)
+
+
+def test_a_stream_that_stops_ends(broadcast):
+    with http_server(broadcast, stall_after=len(broadcast) // 2) as address:
+        video, start = VideoReader(f"{address}/film.ts", timeout=2), time.monotonic()
+        assert 5 < len(list(video)) < 54 and time.monotonic() - start < 15
+    assert "127.0.0.1" in video.warning and "secret" not in video.warning
+
+
+def test_a_stream_that_is_not_there(broadcast):
+    with http_server(broadcast) as address, pytest.raises(VideoError, match="cannot be reached") as error:
+        VideoReader(f"{address}/other.ts")
+    assert "secret" not in str(error.value)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for scheme in ("rtsp", "http"):
+            start = time.monotonic()
+            with pytest.raises(VideoError, match="cannot be reached"):
+                VideoReader(f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/1", timeout=1)
+            assert time.monotonic() - start < 10
 
 
 # --- following ------------------------------------------------------------------------------------
 
 
 def test_faces_keep_their_numbers(film, recognizer):
-    moments = list(watch(Film(film), recognizer))
-    assert [m.tracks for m in moments] == [[1]] * 6 + [[1, 2]] * 4 + [[2]] * 2 + [[1, 2]] * 6
-    for m in moments:
+    results = list(track_video(VideoReader(film), recognizer))
+    assert [m.tracks for m in results] == [[1]] * 6 + [[1, 2]] * 4 + [[2]] * 2 + [[1, 2]] * 6
+    for m in results:
         for n, face in zip(m.tracks, m.faces, strict=True):
             assert (face.box[0] < 240) == (n == 1)
 
 
 def test_who_was_away_for_long_is_someone_new(film, recognizer):
-    moments = list(watch(Film(film), recognizer, patience=0.15))
-    assert {n for m in moments[:10] for n in m.tracks} == {1, 2} and moments[-1].tracks == [3, 2]
+    results = list(track_video(VideoReader(film), recognizer, max_age=0.15))
+    assert {n for m in results[:10] for n in m.tracks} == {1, 2} and results[-1].tracks == [3, 2]
 
 
 def test_few_looks_do_not_make_new_people(film, recognizer):
-    assert [m.tracks for m in watch(Film(film, every=6), recognizer, patience=0.3)] == [[1], [1, 2], [1, 2]]
+    results = track_video(VideoReader(film, stride=6), recognizer, max_age=0.3)
+    assert [r.tracks for r in results] == [[1], [1, 2], [1, 2]]
 
 
-def test_overlap():
-    assert overlap((0, 0, 10, 10), (0, 0, 10, 10)) == 1
-    assert overlap((0, 0, 10, 10), (5, 0, 10, 10)) == pytest.approx(1 / 3)
-    assert overlap((0, 0, 10, 10), (10, 0, 10, 10)) == overlap((0, 0, 10, 10), (50, 50, 1, 1)) == 0
+def portrait(color, seed):
+    "A person in the middle, before a wall."
+    frame = Image.new("RGB", (480, 240), color)
+    frame.paste(draw_face("happy", seed, 200, zoom=0.7).convert("RGB"), (140, 20))
+    return np.asarray(frame)
+
+
+def test_one_frame_in_two_seconds_is_one_person(tmp_path, recognizer):
+    video = VideoReader(write_images(tmp_path / "slow.mp4", [portrait("peru", 4)] * 6, fps=0.5))
+    results = list(track_video(video, recognizer))
+    assert [r.frame.time for r in results] == pytest.approx([0, 2, 4, 6, 8, 10])
+    assert [r.tracks for r in results] == [[1]] * 6
+
+
+def test_a_cut_to_another_person_ends_the_track(tmp_path, recognizer):
+    frames = [portrait("peru", 0)] * 6 + [portrait("navy", 1)] * 6 + [portrait("peru", 0)] * 6
+    results = list(track_video(VideoReader(write_images(tmp_path / "cut.mp4", frames)), recognizer))
+    tracks = [r.tracks for r in results]
+    assert tracks[:12] == [[1]] * 6 + [[2]] * 6 and len({n for (n,) in tracks[12:]}) == 1 and tracks[12] != [2]
+    alone = recognizer(results[6].frame.image).faces[0].probabilities
+    assert results[6].faces[0].probabilities == alone  # nothing of the other is mixed in
+
+
+def test_a_frame_without_a_face_has_a_row(tmp_path, recognizer):
+    frames = [np.full((240, 480, 3), 128, np.uint8), portrait("peru", 4)]
+    results = list(track_video(VideoReader(write_images(tmp_path / "a.mp4", frames)), recognizer))
+    empty, face = (result.rows() for result in results)
+    assert empty == [dict.fromkeys(VIDEO_COLUMNS) | {"frame": 0, "time": 0.0, "track": 0}]
+    assert len(face) == 1 and face[0]["track"] == 1 and [*face[0]] == [*VIDEO_COLUMNS]
+
+
+def test_iou():
+    assert iou((0, 0, 10, 10), (0, 0, 10, 10)) == 1
+    assert iou((0, 0, 10, 10), (5, 0, 10, 10)) == pytest.approx(1 / 3)
+    assert iou((0, 0, 10, 10), (10, 0, 10, 10)) == iou((0, 0, 10, 10), (50, 50, 1, 1)) == 0
 
 
 def test_two_faces_never_share_a_number():
-    rng, tracker = np.random.default_rng(0), Tracker()
+    rng, tracker = np.random.default_rng(0), IoUTracker()
     for i in range(200):
         boxes = [(*rng.integers(0, 60, 2).tolist(), *rng.integers(10, 40, 2).tolist()) for _ in range(rng.integers(6))]
         numbers = tracker(boxes, i / 10)
-        assert len(set(numbers)) == len(boxes) and len(tracker.last) < 80
+        assert len(set(numbers)) == len(boxes) and len(tracker.tracks) < 80
 
 
 class Flicker(EmotionRecognizer):
@@ -263,13 +576,13 @@ class Flicker(EmotionRecognizer):
 
 
 def test_smoothing_is_an_exponential_mean_over_time(film):
-    moments = list(watch(Film(film), Flicker(), smooth=0.2))
+    results = list(track_video(VideoReader(film), Flicker(), smooth=0.2))
     expected, past = 1.0, math.exp(-0.1 / 0.2)
-    for i, moment in enumerate(moments):
+    for i, result in enumerate(results):
         expected = past * expected + (1 - past) * (i % 2 == 0) if i else 1.0
-        assert moment.faces[0].probabilities["happy"] == pytest.approx(expected, abs=0.01)
-        assert sum(moment.faces[0].probabilities.values()) == pytest.approx(1)
-    raw = list(watch(Film(film), Flicker(), smooth=0))
+        assert result.faces[0].probabilities["happy"] == pytest.approx(expected, abs=0.01)
+        assert sum(result.faces[0].probabilities.values()) == pytest.approx(1)
+    raw = list(track_video(VideoReader(film), Flicker(), smooth=0))
     assert [m.faces[0].emotion for m in raw] == ["happy", "sad"] * 9
 
 
@@ -277,7 +590,7 @@ def test_memory_holds_a_few_frames_however_long_the_film():
     alive = []
 
     class Endless:
-        live, every, fps = False, 1, 25
+        live, stride, fps = False, 1, 25
 
         def __iter__(self):
             for i in range(600):
@@ -286,10 +599,10 @@ def test_memory_holds_a_few_frames_however_long_the_film():
                 yield frame
 
     timeline, most = Timeline(), 0
-    for moment in watch(Endless(), Flicker()):
-        timeline.add(moment)
+    for result in track_video(Endless(), Flicker()):
+        timeline.add(result)
         most = max(most, sum(ref() is not None for ref in alive[-100:]))
-    del moment
+    del result
     gc.collect()
     assert timeline.frames == 600 and most < 5 and sum(ref() is not None for ref in alive) == 0
 
@@ -297,9 +610,10 @@ def test_memory_holds_a_few_frames_however_long_the_film():
 def test_an_hour_takes_no_more_memory_and_time_than_a_minute(tmp_path):
     "A short share of it: of ten equal pieces of a film, the later ones cost what the earlier ones did."
     face = np.asarray(draw_face("happy", 4, 240, zoom=0.6).convert("RGB"))
-    film = Film(write(tmp_path / "long.mp4", (np.roll(face, i % 20 - 10, 1) for i in range(2000))), every=5)
+    rolled = (np.roll(face, i % 20 - 10, 1) for i in range(2000))
+    film = VideoReader(write_images(tmp_path / "long.mp4", rolled), stride=5)
     timeline, costs, clock = Timeline(), [], process_time()
-    for i, seen in enumerate(watch(film, EmotionRecognizer(min_face=60, threads=1)), 1):
+    for i, seen in enumerate(track_video(film, EmotionRecognizer(min_face=60, threads=1)), 1):
         timeline.add(seen)
         if i % 40 == 0:
             resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -312,7 +626,7 @@ def test_an_hour_takes_no_more_memory_and_time_than_a_minute(tmp_path):
 
 def test_the_table(film, recognizer):
     pytest.importorskip("pandas")
-    table = to_pandas(watch(Film(film, every=3), recognizer))
+    table = to_pandas(track_video(VideoReader(film, stride=3), recognizer))
     assert table.frame.tolist() == [0, 3, 6, 6, 9, 9, 12, 12, 15, 15]
     assert table.track.tolist() == [1, 1] + [1, 2] * 4
     assert table[list(EMOTIONS)].sum(axis=1).to_numpy() == pytest.approx(np.ones(10), abs=1e-4)
@@ -321,16 +635,16 @@ def test_the_table(film, recognizer):
 # --- summing up -----------------------------------------------------------------------------------
 
 
-def moment(time, *faces):
+def result_at(time, *faces):
     image = np.zeros((8, 8, 3), np.uint8)
     certain = [FaceEmotion((0, 0, 9, 9), dict.fromkeys(EMOTIONS, 0.0) | {e: 1.0}) for _, e in faces]
-    return Moment(Frame(0, time, image), certain, [n for n, _ in faces])
+    return FrameResult(Frame(0, time, image), certain, [n for n, _ in faces])
 
 
-def test_a_summary_of_known_moments():
+def test_a_summary_of_known_results():
     timeline = Timeline()
     for i in range(100):
-        timeline.add(moment(i / 10, (1, "sad" if i < 70 else "happy"), *([(2, "fear")] if 30 <= i < 50 else [])))
+        timeline.add(result_at(i / 10, (1, "sad" if i < 70 else "happy"), *([(2, "fear")] if 30 <= i < 50 else [])))
     one, two = timeline.summary()
     assert (one["track"], one["frames"], one["emotion"], one["sad"], one["happy"]) == (1, 100, "sad", 0.7, 0.3)
     assert (two["frames"], two["emotion"], two["fear"]) == (20, "fear", 1.0)
@@ -345,15 +659,15 @@ def test_a_summary_of_known_moments():
 def test_a_day_takes_no_more_than_a_minute():
     timeline = Timeline()
     for second in range(0, 86400, 20):
-        timeline.add(moment(float(second), (1, "happy")))
-    assert len(timeline.sums[1]) <= timeline.spans and timeline.summary()[0]["frames"] == 4320
+        timeline.add(result_at(float(second), (1, "happy")))
+    assert len(timeline.sums[1]) <= timeline.max_bins and timeline.summary()[0]["frames"] == 4320
 
 
 @pytest.mark.parametrize("times", [[], [0.0], [0.0, 0.01]])
 def test_a_timeline_of_nearly_nothing_can_be_drawn(times):
     timeline = Timeline()
-    for time in times:
-        timeline.add(moment(time, (1, "happy")))
+    for seconds in times:
+        timeline.add(result_at(seconds, (1, "happy")))
     assert timeline.draw().size[0] == 960
 
 
@@ -362,67 +676,70 @@ def test_a_timeline_of_nearly_nothing_can_be_drawn(times):
 
 @pytest.mark.parametrize("suffix", CODECS)
 def test_an_annotated_film_takes_as_long_as_the_original(suffix, film, recognizer, tmp_path):
-    annotate(film, tmp_path / f"out{suffix}", recognizer, every=6)
-    out = Film(tmp_path / f"out{suffix}")
+    annotate_video(film, tmp_path / f"out{suffix}", recognizer, stride=6)
+    out = VideoReader(tmp_path / f"out{suffix}")
     frames = list(out)
-    assert out.size == (480, 240) and len(frames) == 13  # frames 0, 6 and 12: held for 6, for 6, and shown once
-    assert np.abs(frames[2].image.astype(int) - next(iter(Film(film))).image).mean() > 1  # a box is drawn
+    assert out.size == (480, 240) and out.duration == pytest.approx(1.3, abs=0.01)
+    assert [f.time for f in frames] == pytest.approx([0, 0.6, 1.2], abs=0.01)  # held for 6, for 6, and shown once
+    assert np.abs(frames[1].image.astype(int) - list(VideoReader(film))[6].image).mean() > 1  # a box is drawn
     assert [p.name for p in tmp_path.iterdir()] == [f"out{suffix}"]
 
 
-@with_ffmpeg
-def test_the_sound_is_kept(film, recognizer, tmp_path):
-    ffmpeg("-i", film, "-f", "lavfi", "-i", "sine=d=1.8", "-c:v", "copy", tmp_path / "loud.mp4")
-    for name in ("out.mp4", "out.webm"):
-        annotate(tmp_path / "loud.mp4", tmp_path / name, recognizer, every=9)
-        show = ["ffprobe", "-v", "error", "-show_entries", "stream=codec_type", "-of", "csv=p=0", tmp_path / name]
-        assert subprocess.run(show, capture_output=True, text=True).stdout.split() == ["video", "audio"]
+@pytest.mark.parametrize("suffix", CODECS)
+def test_the_sound_is_kept_and_in_its_place(suffix, film, tmp_path):
+    loud = VideoReader(with_sound(film, tmp_path / "loud.mp4", 1.8, beep=0.9), stride=9)
+    with video_writer(tmp_path / f"out{suffix}", loud) as write:
+        for frame in loud:
+            write(FrameResult(frame, [], []))
+    assert kinds(tmp_path / f"out{suffix}") == ["video", "audio"]
+    assert beep_start(tmp_path / f"out{suffix}") == pytest.approx(0.9, abs=0.05)
 
 
-@with_ffmpeg
 def test_the_sound_ends_with_the_picture(film, tmp_path):
-    ffmpeg("-i", film, "-f", "lavfi", "-i", "sine=d=9", "-c:v", "copy", tmp_path / "loud.mp4")
-    with film_writer(tmp_path / "out.mp4", Film(tmp_path / "loud.mp4")) as add:
-        for frame in Film(film):
-            add(Moment(frame, [], []))
-    show = ["ffprobe", "-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0", tmp_path / "out.mp4"]
-    assert 1.6 < float(subprocess.run(show, capture_output=True, text=True).stdout) < 2.0
+    loud = VideoReader(with_sound(film, tmp_path / "loud.mp4", 9))
+    with video_writer(tmp_path / "out.mp4", loud) as write:
+        for frame in VideoReader(film):
+            write(FrameResult(frame, [], []))
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert 1.6 < container.duration / 1e6 < 2.0
 
 
-def test_without_ffmpeg_the_film_is_silent(film, recognizer, tmp_path, monkeypatch):
+def test_no_ffmpeg_of_the_system_is_needed(film, recognizer, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    annotate(film, tmp_path / "out.mp4", recognizer, every=9)
-    assert len(list(Film(tmp_path / "out.mp4"))) == 10
+    loud = with_sound(film, tmp_path / "loud.mp4", 1.8)
+    annotate_video(loud, tmp_path / "out.mp4", recognizer, stride=9)
+    assert kinds(tmp_path / "out.mp4") == ["video", "audio"]
+    assert [f.time for f in VideoReader(tmp_path / "out.mp4")] == pytest.approx([0, 0.9], abs=0.01)
 
 
-class FullDisk:
-    "A writer for whom there is room for five frames, and who does not say so."
+class FullDisk(Unnamed):
+    "A file on a disk that has room for two thousand bytes."
 
-    def __init__(self, writer):
-        self.writer, self.room = writer, 5
+    def __init__(self, file):
+        super().__init__(file)
+        self.room, self.write = 2000, self.write_if_there_is_room
 
-    def write(self, image):
-        self.room -= 1
-        if self.room >= 0:
-            self.writer.write(image)
-
-    def __getattr__(self, name):
-        return getattr(self.writer, name)
+    def write_if_there_is_room(self, content):
+        self.room -= len(content)
+        if self.room < 0:
+            raise OSError(28, "No space left on device")
+        return len(content)
 
 
 def test_a_film_that_was_not_written_whole_is_an_error(film, tmp_path, monkeypatch):
     (tmp_path / "out.mp4").write_bytes(b"an older one")
-    monkeypatch.setattr("cv2.VideoWriter", lambda *words, real=cv2.VideoWriter: FullDisk(real(*words)))
-    with pytest.raises(VideoError, match="Free some space"), film_writer(tmp_path / "out.mp4", Film(film)) as add:
-        for frame in Film(film):
-            add(Moment(frame, [], []))
+    monkeypatch.setattr("fer_nb.video.output.Unnamed", FullDisk)
+    with pytest.raises(VideoError, match="Free space"), video_writer(tmp_path / "out.mp4", VideoReader(film)) as add:
+        for frame in VideoReader(film):
+            add(FrameResult(frame, [], []))
     assert (tmp_path / "out.mp4").read_bytes() == b"an older one"
+    assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
 
 
 def test_nothing_half_written_is_left(film, recognizer, tmp_path):
     (tmp_path / "out.mp4").write_bytes(b"an older one")
-    with pytest.raises(RuntimeError, match="stop"), film_writer(tmp_path / "out.mp4", Film(film)) as add:
-        for m in watch(Film(film), recognizer):
+    with pytest.raises(RuntimeError, match="stop"), video_writer(tmp_path / "out.mp4", VideoReader(film)) as add:
+        for m in track_video(VideoReader(film), recognizer):
             add(m)
             if m.frame.number == 5:
                 raise RuntimeError("stop")
@@ -431,7 +748,78 @@ def test_nothing_half_written_is_left(film, recognizer, tmp_path):
 
 
 def test_a_film_that_cannot_be_written(film, recognizer, tmp_path):
-    for out, word in ((tmp_path / "out.gif", r"\.webm"), (film, "film itself")):
+    for out, word in ((tmp_path / "out.gif", r"\.webm"), (film, "video itself")):
         with pytest.raises(VideoError, match=word):
-            annotate(film, out, recognizer)
-    assert len(list(Film(film))) == 18
+            annotate_video(film, out, recognizer)
+    assert len(list(VideoReader(film))) == 18
+
+
+def test_h264_is_written_as_browsers_play_it(film, recognizer, tmp_path):
+    for name in ("out.mp4", "out.mov"):
+        annotate_video(film, tmp_path / name, recognizer, stride=6)
+        content = (tmp_path / name).read_bytes()
+        assert 0 < content.find(b"moov") < content.find(b"mdat")
+        with av.open(str(tmp_path / name)) as container:
+            context = container.streams.video[0].codec_context
+            assert (context.codec.canonical_name, context.pix_fmt) == ("h264", "yuv420p")
+
+
+def test_an_odd_film_is_written(tmp_path, pictures, recognizer):
+    codec = Codec("matroska", "ffv1", {}, "flac", (), "bgr0")
+    with av.open(str(tmp_path / "odd.mkv"), "w") as container:
+        stream = container.add_stream(codec.video, 10)
+        stream.width, stream.height, stream.pix_fmt = 479, 239, codec.pix_fmt
+        for image in pictures[:3]:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:239, :479]), "rgb24")))
+        container.mux(stream.encode())
+    annotate_video(tmp_path / "odd.mkv", tmp_path / "out.mp4", recognizer)
+    assert all(side % 2 == 0 for side in VideoReader(tmp_path / "out.mp4").size)
+
+
+def test_sound_of_a_late_film_is_in_its_place(tmp_path, pictures):
+    write_images(tmp_path / "silent.mp4", pictures, times=[2 + i / 10 for i in range(18)])
+    loud = VideoReader(with_sound(tmp_path / "silent.mp4", tmp_path / "loud.mp4", 4, beep=2.9))
+    for suffix in (".mp4", ".webm", ".avi"):
+        with video_writer(tmp_path / f"out{suffix}", loud) as write:
+            for frame in loud:
+                write(FrameResult(frame, [], []))
+        assert beep_start(tmp_path / f"out{suffix}") == pytest.approx(0.9, abs=0.05)
+
+
+def test_damaged_sound_does_not_cost_the_film(film, tmp_path):
+    loud = with_sound(film, tmp_path / "loud.mkv", 1.8)
+    content, where = bytearray(loud.read_bytes()), 0
+    with av.open(str(loud)) as container:
+        where = [packet.pos for packet in container.demux(audio=0) if packet.pos][20:60]
+    for at in where:
+        content[at + 12 : at + 80] = os.urandom(68)
+    loud.write_bytes(content)
+    video = VideoReader(loud)
+    for suffix in (".mp4", ".webm"):
+        with video_writer(tmp_path / f"out{suffix}", video) as write:
+            for frame in video:
+                write(FrameResult(frame, [], []))
+        assert len(list(VideoReader(tmp_path / f"out{suffix}"))) >= 15
+
+
+def test_outputs_are_checked_before_the_first_frame(film, tmp_path):
+    (tmp_path / "folder.mp4").mkdir()
+    os.link(film, tmp_path / "hard.mp4")
+    (tmp_path / "soft.mp4").symlink_to(film)
+    (tmp_path / "rows.csv").symlink_to(tmp_path / "line.png")
+    wrong = [
+        (dict(video="out.gif"), r"does not say how.*\.webm"), (dict(video="out"), "does not say how"),
+        (dict(table="rows.xls"), r"\.parquet"), (dict(timeline="line.txt"), r"\.png"),
+        (dict(video=tmp_path / "folder.mp4"), "is a folder"), (dict(video=film), "is the video itself"),
+        (dict(video=tmp_path / "hard.mp4"), "is the video itself"), (dict(video=tmp_path / "soft.mp4"), "video itself"),
+        (dict(timeline=tmp_path / "line.png", table=tmp_path / "rows.csv"), "named twice"),
+        (dict(table=film / "rows.csv"), "cannot be written"),
+    ]  # fmt: skip
+    for outputs, message in wrong:
+        with pytest.raises(VideoError, match=message):
+            check_outputs(film, **outputs)
+    check_outputs(film, video=tmp_path / "a.mp4", timeline=tmp_path / "new" / "a.png", table=None)
+    for i in range(2):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"frame_{i}.png")
+    with pytest.raises(VideoError, match="the video itself"):
+        check_outputs(tmp_path / "frame_%d.png", timeline=tmp_path / "frame_1.png")

@@ -1,0 +1,132 @@
+"""Past one process: the same predictions, whatever is lost on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fer_nb.core import EMOTIONS, FerError
+from fer_nb.data.synthetic import draw_face
+
+pytest.importorskip("ray")
+import ray
+from pyarrow import parquet
+from ray.cluster_utils import Cluster
+
+from fer_nb.distributed import predict_dataset, result_row
+from fer_nb.inference import EmotionRecognizer
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    "Eight hundred names of forty drawn photos, and two files that are no images."
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(40):
+        photo = Image.new("RGB", (320, 240), (120, 130, 140))
+        photo.paste(draw_face(EMOTIONS[i % 7], i, 200, zoom=0.6), (60, 20))
+        photo.save(folder / f"{i:03}.jpg")
+    for i in range(40, 800):
+        os.link(folder / f"{i % 40:03}.jpg", folder / f"{i:03}.jpg")
+    (folder / "broken.jpg").write_text("no picture")
+    (folder / "empty.png").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(photos):
+    "What one process predicts, by the image's content."
+    names = [str(photos / name) for name in (*(f"{i:03}.jpg" for i in range(40)), "broken.jpg", "empty.png")]
+    with EmotionRecognizer("custom_cnn", threads=2, min_face=80) as recognizer:
+        return {Path(r.source).name: result_row("", r) | {"model": "custom_cnn"} for r in recognizer.stream(names)}
+
+
+def check(out, photos, alone):
+    "Each image has one row, and it says what one process predicts."
+    rows = parquet.read_table(out / "predictions").to_pylist()
+    counts = Counter(row["source"] for row in rows)
+    assert set(counts.values()) == {1} and len(counts) == len(os.listdir(photos))
+    for row in rows:
+        name = Path(row["source"]).name
+        assert row | {"source": ""} == alone[f"{int(name[:3]) % 40:03}.jpg" if name[0].isdigit() else name]
+
+
+def begun(out):
+    "Wait until the first predictions are there."
+    for _ in range(1200):
+        if list(out.glob("predictions/*.parquet")):
+            return
+        time.sleep(0.1)
+    raise AssertionError("no predictions after two minutes")
+
+
+def test_a_machine_that_is_lost_in_the_middle_loses_nothing(photos, alone, tmp_path):
+    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        _, other = (machines.add_node(num_cpus=1) for _ in range(2))
+        machines.wait_for_nodes()
+        ray.init(address=machines.address, log_to_driver=False)
+        summaries = []
+        run = threading.Thread(target=lambda: summaries.append(
+            predict_dataset(photos, tmp_path, model="custom_cnn", min_face=80)))
+        run.start()
+        begun(tmp_path)
+        assert run.is_alive()
+        machines.remove_node(other, allow_graceful=False)
+        run.join(240)
+        assert not run.is_alive() and ray.cluster_resources()["CPU"] == 1
+        assert summaries[0].photos == 802 and summaries[0].errors == 2
+    finally:
+        ray.shutdown()
+        machines.shutdown()
+    check(tmp_path, photos, alone)
+
+
+def test_a_run_that_is_killed_goes_on(photos, alone, tmp_path):
+    command = [sys.executable, "-c", "from fer_nb.cli import main; main()", "predict", photos, "--engine", "ray"]
+    command += ["--parquet", tmp_path, "--model", "custom_cnn", "--min-face", "80"]
+    first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    begun(tmp_path)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    before = len(list(tmp_path.glob("predictions/*.parquet")))
+    again = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+    assert again.returncode == 1, again.stderr  # two files are no pictures
+    assert again.stdout.startswith("802 pictures, 800 faces, 2 not readable: ") and not again.stderr
+    assert len(list(tmp_path.glob("predictions/*.parquet"))) > before
+    check(tmp_path, photos, alone)
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 2 and "--resume" in refused.stderr and refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("source", "message"), [
+    ("nothing.parquet", "is not a Parquet table"),
+    ("nowhere://photos", "cannot be reached"),
+    (["photos", "more.parquet"], "do not go together"),
+    ([], "There is no picture in the list"),
+])
+def test_an_input_that_cannot_be_read_is_one_sentence(source, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FerError, match=message):
+        predict_dataset(source, "out", model="custom_cnn")
+    assert not os.listdir(tmp_path)
+
+
+def test_a_folder_of_an_older_version_is_refused(photos, tmp_path):
+    (tmp_path / "answers").mkdir()
+    with pytest.raises(FerError, match="older version"):
+        predict_dataset(photos, tmp_path, model="custom_cnn", resume=True)
+
+
+def test_bench_scale_counts_and_weighs():
+    command = [sys.executable, "-c", "from fer_nb.cli import main; main()", "bench", "scale", "20", "40"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout.splitlines()[-1])) == {"one process", "1 worker", "2 workers"}

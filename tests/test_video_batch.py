@@ -1,0 +1,166 @@
+"""Many videos: one table, whatever the number of processes, and whatever was killed on the way."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fer_nb.core import FerError
+from fer_nb.data.synthetic import draw_face
+
+pytest.importorskip("av")
+
+from fer_nb.video.batch import BATCH_COLUMNS, VideoSettings, annotated_paths, find_videos, process_videos
+from fer_nb.video.containers import VideoError, write_images
+from fer_nb.video.reader import VideoReader
+
+SETTINGS = VideoSettings("custom_cnn", min_face=60)
+RUN = """
+import sys
+from fer_nb.video.batch import VideoSettings, process_videos
+folder, table, workers, resume = sys.argv[1:]
+process_videos([folder], table, VideoSettings("custom_cnn", min_face=60), int(workers), resume == "True")
+"""
+
+
+def run(*words):
+    return subprocess.Popen([sys.executable, "-c", RUN, *map(str, words)], start_new_session=True,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    "Six short videos, each of someone else, in two folders; one is damaged, and one has a name that is not UTF-8."
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "more").mkdir()
+    for i in range(6):
+        frame = Image.new("RGB", (320, 240), (30 * i, 90, 120))
+        frame.paste(draw_face("happy" if i % 2 else "angry", i, 200, zoom=0.7), (60, 20))
+        name = os.fsdecode(b"caf\xe9.mp4") if i == 5 else f"{'more/' * (i % 2)}{i}.mp4"
+        write_images(folder / name, [np.asarray(frame)] * (4 + 2 * i))
+    (folder / "more" / "broken.mkv").write_text("no video")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(videos, tmp_path_factory):
+    "What one process writes."
+    table = tmp_path_factory.mktemp("one") / "rows.jsonl"
+    summaries = process_videos([videos], table, SETTINGS)
+    assert [bool(s.error) for s in summaries] == [s.source.endswith("broken.mkv") for s in summaries]
+    return table.read_bytes()
+
+
+def test_there_is_a_row_for_each_face_and_frame(rows, videos):
+    table = [json.loads(line) for line in rows.splitlines()]
+    assert all([*row] == [*BATCH_COLUMNS] for row in table)
+    sources = list(dict.fromkeys(row["source"] for row in table))
+    assert sources == find_videos([videos]) and len(sources) == 7
+    for source in sources:
+        own = [row for row in table if row["source"] == source]
+        if source.endswith("broken.mkv"):
+            assert len(own) == 1 and "not a video" in own[0]["error"] and own[0]["frame"] is None
+        else:
+            assert [row["frame"] for row in own] == list(range(len(list(VideoReader(source)))))
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_the_rows_do_not_depend_on_the_number_of_processes(workers, videos, rows, tmp_path):
+    done = run(videos, tmp_path / "rows.jsonl", workers, False)
+    assert done.wait(300) == 0, done.stderr.read()
+    assert (tmp_path / "rows.jsonl").read_bytes() == rows
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_that_is_killed_goes_on(workers, videos, rows, tmp_path):
+    table, parts = tmp_path / "rows.jsonl", tmp_path / ".rows.jsonl.parts"
+    first = run(videos, table, workers, False)
+    for _ in range(3000):
+        if len(list(parts.glob("*.jsonl"))) >= 2:
+            break
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    kept = {path: path.stat().st_mtime_ns for path in parts.glob("[!.]*.jsonl")}
+    assert kept and not table.exists()
+    with pytest.raises(VideoError, match="--resume"):
+        process_videos([videos], table, SETTINGS)
+    process_videos([videos], table, SETTINGS, resume=True)
+    assert table.read_bytes() == rows
+    bad = {path for path in kept if '"error": ""' not in path.read_text(errors="replace").splitlines()[0]}
+    assert all(path.stat().st_mtime_ns == before for path, before in kept.items() if path not in bad)
+
+
+def test_a_worker_that_is_killed_is_a_sentence(videos, tmp_path):
+    process = run(videos, tmp_path / "rows.jsonl", 2, False)
+    for _ in range(3000):
+        if list(tmp_path.glob(".rows.jsonl.parts/*.rows")):
+            break
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(int(workers[0]), signal.SIGKILL)
+    assert process.wait(120) == 1 and b"Go on with --resume" in process.stderr.read()
+
+
+def test_what_has_changed_is_looked_at_again(videos, tmp_path):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (folder / name).write_bytes((videos / "0.mp4").read_bytes())
+    looked, table = [], tmp_path / "t.csv"
+    again = dict(resume=True, on_done=lambda summary, done, total: looked.append(Path(summary.source).name))
+    process_videos([folder], table, SETTINGS)
+    process_videos([folder], table, SETTINGS, **again)
+    assert looked == []
+    (folder / "b.mp4").write_bytes((videos / "2.mp4").read_bytes())
+    (folder / "c.mp4").write_bytes((videos / "0.mp4").read_bytes())
+    process_videos([folder], table, SETTINGS, **again)
+    assert looked == ["b.mp4", "c.mp4"]
+    process_videos([folder], table, replace(SETTINGS, stride=2), **again)
+    assert looked[2:] == ["a.mp4", "b.mp4", "c.mp4"]
+
+
+def test_every_table_holds_the_same(videos, rows, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    process_videos([videos], tmp_path / "t.csv", SETTINGS)
+    process_videos([videos], tmp_path / "t.parquet", SETTINGS)
+    wanted = [json.loads(line) for line in rows.splitlines()]
+    with open(tmp_path / "t.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        table = list(csv.DictReader(file))
+    assert [{k: "" if v is None else str(v) for k, v in row.items()} for row in wanted] == table
+    said = parquet.read_table(tmp_path / "t.parquet").to_pylist()
+    assert [row | {"source": ""} for row in said] == [row | {"source": ""} for row in wanted]
+    assert sum("\ufffd" in row["source"] for row in said) == 14  # Parquet holds no name that is not UTF-8
+
+
+def test_videos_with_boxes_keep_their_folders(videos, tmp_path):
+    process_videos([videos / "0.mp4", videos / "more"], tmp_path / "t.csv", SETTINGS, annotate=tmp_path / "boxes")
+    made = sorted(str(path.relative_to(tmp_path / "boxes")) for path in (tmp_path / "boxes").rglob("*.mp4"))
+    assert made == ["0_faces.mp4", "more/1_faces.mp4", "more/3_faces.mp4"]
+    twins = annotated_paths("o", ["/v/a.mp4", "/v/a.mkv"])
+    assert [str(path) for path in twins] == ["o/a.mp4_faces.mp4", "o/a.mkv_faces.mp4"]
+
+
+def test_what_cannot_be_done_is_said_at_once(videos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for sources, table, options, message in (
+        ([videos], "t.xls", {}, r"\.jsonl"), ([videos], "t.csv", {"workers": 0}, "workers has to be 1"),
+        ([tmp_path / "empty"], "t.csv", {}, "no video in"),
+        ([videos], f"{videos}/0.mp4/t.csv", {}, "cannot be written"),
+    ):  # fmt: skip
+        with pytest.raises(FerError, match=message):
+            process_videos(sources, tmp_path / table, SETTINGS, **options)
+    assert [p.name for p in tmp_path.iterdir()] == ["empty"]
+    process_videos(["none.mp4"], tmp_path / "t.jsonl", SETTINGS)
+    assert "no file" in json.loads((tmp_path / "t.jsonl").read_text())["error"]
+    assert process_videos([], tmp_path / "nothing.jsonl", SETTINGS) == []
