@@ -1,0 +1,240 @@
+"The service over a real socket: many clients, bad ones among them, an end in the middle."
+
+import asyncio
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("uvicorn", reason="the service needs the [serve] extra")
+
+from fer_nb.core import FerError
+from fer_nb.data.synthetic import draw_face
+from fer_nb.inference import EmotionRecognizer
+
+MODEL = "custom_cnn"
+ASKED = 10_000 if os.environ.get("FUZZ") else 400
+START = """
+import sys
+from fer_nb.service.server import Limits, serve
+serve(("%s",), port=0, limits=Limits(%s))
+"""
+
+
+def jpeg(picture):
+    file = io.BytesIO()
+    picture.save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def photos():
+    "Pictures of 0 to 2 faces, and what the library says of them."
+    contents = []
+    for i in range(12):
+        canvas = Image.new("RGB", (320, 240), (120 + i, 130, 140))
+        for j in range(i % 3):
+            canvas.paste(draw_face(("happy", "sad", "surprise")[(i + j) % 3], i, 150, zoom=0.6), (5 + 155 * j, 40))
+        contents.append(jpeg(canvas))
+    with EmotionRecognizer(MODEL) as recognizer:
+        return [(content, [face.to_dict() for face in recognizer(content).faces]) for content in contents]
+
+
+class Server:
+    "A service in a process of its own."
+
+    def __init__(self, limits=""):
+        words = [sys.executable, "-c", START % (MODEL, limits)]
+        self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        self.port = int(re.search(r":(\d+) ", self.process.stderr.readline())[1])
+        os.set_blocking(self.process.stderr.fileno(), False)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+    def memory(self):
+        "Megabytes of this process."
+        text = open(f"/proc/{self.process.pid}/status").read()
+        return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024
+
+
+def request(content, path="/v1/recognize", kind="image/jpeg", method="POST"):
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n"
+    return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+
+
+async def read_answer(reader):
+    "Status, headers, body."
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
+    return int(head.split()[1]), headers, await reader.readexactly(int(headers.get("content-length", 0)))
+
+
+async def ask(port, *requests):
+    "Requests on one connection, one after the other."
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    answers = []
+    for one in requests:
+        writer.write(one)
+        answers.append(await read_answer(reader))
+    writer.close()
+    return answers
+
+
+def get(server, path):
+    ((status, _, body),) = asyncio.run(ask(server.port, request(b"", path, method="GET")))
+    return status, body.decode()
+
+
+def same(answer, faces):
+    "Whether an answer names these faces; batches differ in the last bits."
+    got = json.loads(answer)["results"][0]["faces"]
+    pairs = [(one["probabilities"], other["probabilities"]) for one, other in zip(got, faces, strict=True)]
+    boxes = [face["box"] for face in got] == [face["box"] for face in faces]
+    return boxes and all(np.allclose([*one.values()], [*other.values()], atol=1e-5) for one, other in pairs)
+
+
+def test_every_good_request_is_answered_right_whatever_else_is_asked(photos):
+    bad = [request(b"no picture"), request(b""), request(b"{", kind="application/json"), request(b"x", "/nowhere")]
+
+    async def client(port, number):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        right = wrong = 0
+        for i in range(ASKED // 50):
+            if (i + number) % 20 == 0:
+                writer.write(bad[number % len(bad)])
+                status, _, _ = await read_answer(reader)
+                wrong += status in (400, 404, 422)
+                continue
+            content, faces = photos[(i + number) % len(photos)]
+            writer.write(request(content))
+            status, _, body = await read_answer(reader)
+            right += status == 200 and same(body, faces)
+        writer.close()
+        return right, wrong
+
+    async def clients(port):
+        return await asyncio.gather(*(client(port, number) for number in range(50)))
+
+    with Server() as server:
+        asyncio.run(ask(server.port, *(request(content) for content, _ in photos)))
+        before = server.memory()
+        start = time.perf_counter()
+        counts = np.sum(asyncio.run(clients(server.port)), 0)
+        print(f"{ASKED / (time.perf_counter() - start):.0f} requests a second, {server.memory() - before:+.0f} MB")
+        assert counts.sum() == ASKED // 50 * 50 and counts[1] > 0
+        assert server.memory() - before < 100
+        metrics = get(server, "/metrics")[1]
+        assert float(re.search(r"^fer_requests_in_work (\S+)", metrics, re.M)[1]) == 0
+        batches, faces = (re.search(rf"^fer_batch_faces_{word} (\S+)", metrics, re.M)[1] for word in ("count", "sum"))
+        assert float(faces) > float(batches)  # some shared a batch
+
+
+def test_the_slow_and_the_gone_leave_nothing_behind(photos):
+    content, faces = photos[1]
+
+    async def slow(port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request(content)[:-100])
+        status, _, body = await read_answer(reader)
+        writer.close()
+        return status, json.loads(body)["error"]["message"]
+
+    async def gone(port, most):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request(content)[:most])
+        await writer.drain()
+        writer.transport.abort()
+
+    async def all_of_them(port):
+        await asyncio.gather(*(gone(port, 400 * i + 20) for i in range(20)))
+        return await asyncio.gather(slow(port), ask(port, request(content)))
+
+    with Server("receive_seconds=1") as server:
+        (status, message), ((good, _, body),) = asyncio.run(all_of_them(server.port))
+        assert (status, message) == (408, "The request did not arrive within 1 s.")
+        assert good == 200 and same(body, faces)
+        deadline = time.monotonic() + 5
+        while "fer_requests_in_work 0.0" not in get(server, "/metrics")[1]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_a_full_service_says_so_at_once(photos):
+    content, _ = photos[1]
+
+    async def full(port):
+        connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        for _, writer in connections:
+            writer.write(request(content)[:-1])  # inside, and waiting for the rest
+        await asyncio.sleep(0.3)
+        start = time.perf_counter()
+        ((status, headers, _),) = await ask(port, request(content))
+        took = time.perf_counter() - start
+        ((ready, _, _),) = await ask(port, request(b"", "/readyz", method="GET"))
+        for _, writer in connections:
+            writer.write(request(content)[-1:])
+        done = [(await read_answer(reader))[0] for reader, _ in connections]
+        return status, headers.get("retry-after"), took < 0.5, ready, done
+
+    with Server("waiting=3") as server:
+        assert asyncio.run(full(server.port)) == (503, "1", True, 503, [200, 200, 200])
+
+
+def test_sigterm_in_the_middle_answers_what_was_accepted(photos):
+    content, faces = photos[2]
+
+    async def asked(server):
+        jobs = [asyncio.create_task(ask(server.port, request(content))) for _ in range(30)]
+        while not any(job.done() for job in jobs):
+            await asyncio.sleep(0.005)
+        server.process.send_signal(signal.SIGTERM)
+        return await asyncio.gather(*jobs, return_exceptions=True)
+
+    with Server() as server:
+        answers = asyncio.run(asked(server))
+        told = [answer[0] for answer in answers if not isinstance(answer, Exception)]
+        assert told and all(status == 200 and same(body, faces) for status, _, body in told)
+        assert server.process.wait(20) in (0, -signal.SIGTERM)
+        refused = [answer for answer in answers if isinstance(answer, Exception)]
+        assert all(isinstance(error, (ConnectionError, asyncio.IncompleteReadError)) for error in refused)
+
+
+def test_a_large_form_is_not_written_to_a_disk(tmp_path, photos):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1200, 1200, 3), np.uint8))
+    file = io.BytesIO()
+    picture.save(file, "PNG")  # 4 MB: more than what Starlette keeps in memory
+    head = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a.png"\r\n\r\n'
+    part = head + file.getvalue() + b"\r\n--x--\r\n"
+    script = (
+        "import tempfile, sys\n"
+        "tempfile.SpooledTemporaryFile.rollover = lambda self: sys.exit('written to a disk')\n"
+        "from starlette.testclient import TestClient\n"
+        "from fer_nb.service.server import make_service\n"
+        "body = sys.stdin.buffer.read()\n"
+        f"print(TestClient(make_service(('{MODEL}',))).post('/v1/recognize', content=body,\n"
+        "      headers={'content-type': 'multipart/form-data; boundary=x'}).status_code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], input=part, capture_output=True, timeout=120)
+    assert done.stdout.split() == [b"200"], done.stderr
+
+
+def test_a_port_that_is_taken_is_one_sentence():
+    from fer_nb.service.server import serve
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(FerError, match="cannot listen on"):
+            serve((MODEL,), port=taken.getsockname()[1])
