@@ -1,0 +1,120 @@
+"docs/browser: the page that recognizes without a server says what Python says."
+
+import base64
+import functools
+import io
+import os
+import shutil
+import subprocess
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fer_nb.core import EMOTIONS
+from fer_nb.data.synthetic import draw_face
+from fer_nb.faces import crop_face, nms, run_network, to_face
+from fer_nb.inference import EmotionRecognizer
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need Playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(not CHROMIUM or not shutil.which("npm"), reason="needs Chromium and npm")
+PAGE = Path(__file__).parent.parent / "docs" / "browser"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    "The page as it is published, at an address of this machine."
+    folder = tmp_path_factory.mktemp("site")
+    built = subprocess.run(["bash", str(PAGE / "build.sh"), str(folder)], capture_output=True, text=True)
+    if built.returncode:
+        pytest.skip(f"onnxruntime-web cannot be had: {built.stderr[-200:]}")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        extensions_map = SimpleHTTPRequestHandler.extensions_map | {".mjs": "text/javascript"}
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def camera(tmp_path_factory):
+    "A film of a drawn face, as Chromium's fake camera wants it."
+    file = tmp_path_factory.mktemp("camera") / "face.mjpeg"
+    frame = io.BytesIO()
+    scene(["happy"]).save(frame, "JPEG")
+    file.write_bytes(frame.getvalue() * 30)
+    return file
+
+
+@pytest.fixture(scope="module")
+def page(site, camera):
+    with sync_api.sync_playwright() as playwright:
+        fake = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        args = ["--no-sandbox", "--disable-gpu", *fake, f"--use-file-for-fake-video-capture={camera}"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=args)
+        page = browser.new_page()
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(site)
+        page.wait_for_selector("body[data-ready=yes]", timeout=60_000)
+        page.asked = asked
+        yield page
+        browser.close()
+
+
+def scene(emotions, size=(640, 480), turn=0):
+    canvas = Image.new("RGB", size, (120, 130, 140))
+    for i, emotion in enumerate(emotions):
+        face = draw_face(emotion, i, 260, zoom=0.6).rotate(turn, fillcolor=128)
+        canvas.paste(face, (20 + 300 * i, 90 + 20 * i))
+    return canvas
+
+
+def in_python(image):
+    "Boxes and probabilities by the same steps."
+    rows = nms(np.concatenate([run_network("short", image, 0.5), run_network("full", image, 0.6)]))
+    faces = sorted((to_face(row, image.shape[1], image.shape[0]) for row in rows), key=lambda face: face.box)
+    with EmotionRecognizer("mobilenet_v3") as recognizer:
+        return faces, recognizer.classify(np.stack([crop_face(image, face) for face in faces]))
+
+
+@pytest.mark.parametrize("turn", [0, 14])
+def test_the_browser_says_what_python_says(page, turn):
+    picture = scene(["happy", "surprise"], turn=turn)
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    found = page.evaluate(
+        """async (text) => {
+            const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+            const picture = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
+            return fer.look(picture, picture.width, picture.height);
+        }""",
+        base64.b64encode(file.getvalue()).decode(),
+    )
+    faces, probs = in_python(np.asarray(picture))
+    assert len(found) == len(faces) == 2
+    for one, face, row in zip(found, faces, probs, strict=True):
+        assert np.allclose(one["box"], face.box, atol=1)
+        assert np.allclose(one["probabilities"], row, atol=1e-3)
+    best = EMOTIONS[int(probs[0].argmax())]
+    assert page.inner_text("ol li:first-child").startswith(best)
+
+
+def test_the_camera_is_recognized_and_nothing_is_sent(page, site):
+    page.click("button")
+    page.wait_for_selector("body[data-fps]", timeout=30_000)
+    fps = float(page.get_attribute("body", "data-fps"))
+    print(f"{fps} pictures a second")
+    assert fps >= (15 if os.environ.get("FUZZ") else 0.1)  # other tests may run beside this one
+    assert "happy" in page.inner_text("ol li")
+    page.click("button")
+    assert all(url.startswith((site, "blob:", "data:")) for url in page.asked)
