@@ -26,8 +26,8 @@ TF = ["@tensorflow/tfjs@4.22.0", "@tensorflow/tfjs-backend-wasm@4.22.0"]
 #: name -> (packages, script); the first package is the library
 PEERS = {
     "fer": (["fer==25.10.3"], "fer_peer.py"),
-    "face-api": (["@vladmandic/face-api@1.7.15", *TF], "face_api.cjs"),
-    "human": (["@vladmandic/human@3.3.6", *TF], "human.cjs"),
+    "face-api": (["@vladmandic/face-api@1.7.15", *TF], "tfjs.cjs"),
+    "human": (["@vladmandic/human@3.3.6", *TF], "tfjs.cjs"),
 }
 
 
@@ -51,7 +51,7 @@ def measure(peer: str, crops: np.ndarray, labels: np.ndarray, where: Path) -> di
     megabytes = round(sum(f.stat().st_size for f in where.rglob("*") if f.is_file() and not f.is_symlink()) / 1e6)
     asked, answered = where / "crops.bin", where / "answers.bin"
     crops.tofile(asked)
-    words = [*command, str(asked), str(answered), ",".join(EMOTIONS)]
+    words = [*command, peer, str(asked), str(answered), ",".join(EMOTIONS)]
     quiet = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     said = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, env=quiet)
     probs = np.fromfile(answered, np.float32).reshape(-1, len(EMOTIONS))
