@@ -1,7 +1,10 @@
 """What several tests share: synthetic photos and folders, and the command line without a shell."""
 
 import os
+import socket
 import sys
+import time
+from urllib.request import urlopen
 
 import pytest
 from PIL import Image
@@ -28,6 +31,24 @@ def one_line(result, code=2):
     assert result.exit_code == code, result.output
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
     return result.stderr
+
+
+def free_port():
+    "A port that nobody listens on."
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def wait_for_app(process, port, tries, said=lambda: ""):
+    "Wait until the app answers, a fifth of a second after each try; `said` is shown where it has ended instead."
+    for _ in range(tries):
+        try:
+            assert urlopen(f"http://localhost:{port}/_stcore/health").status == 200
+            break
+        except OSError:
+            assert process.poll() is None, said()
+            time.sleep(0.2)
 
 
 @pytest.fixture(scope="session")

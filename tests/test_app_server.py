@@ -8,10 +8,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from urllib.request import urlopen
 
 import numpy as np
 import pytest
+from conftest import free_port, wait_for_app
 from PIL import Image
 
 pytest.importorskip("streamlit", reason="the page needs the [app] extra")
@@ -45,9 +45,7 @@ MARK = np.random.default_rng(0).bytes(32)
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     "The process and its port."
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     folder = tmp_path_factory.mktemp("server")
     env = os.environ | {"STREAMLIT_SERVER_HEADLESS": "true", "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
     code = SERVER.replace("ROOT", repr(str(ROOT)))
@@ -55,13 +53,7 @@ def server(tmp_path_factory):
         [sys.executable, "-c", code, str(port), MARK.hex()], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         text=True, cwd=folder,
     )  # fmt: skip
-    for _ in range(600):
-        try:
-            assert urlopen(f"http://localhost:{port}/_stcore/health").status == 200
-            break
-        except OSError:
-            assert process.poll() is None
-            time.sleep(0.2)
+    wait_for_app(process, port, tries=600)
     yield process, port, folder
     process.terminate()
     process.wait(20)

@@ -6,17 +6,16 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
 import threading
 import time
 from pathlib import Path
-from urllib.request import urlopen
 
 import numpy as np
 import pytest
+from conftest import free_port, wait_for_app
 from PIL import Image
 
 from fer_nb.core import EMOTIONS, MODELS, available_models, models_dir
@@ -38,9 +37,7 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     "A running app, started from a folder that is not the project's, with a second model; its address and its process."
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     models, log = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("app") / "log"
     for name in {DEFAULT, SECOND, *available_models()}:
         source = name if name in available_models() else DEFAULT
@@ -52,13 +49,7 @@ def server(tmp_path_factory):
     with log.open("w") as out:
         process = subprocess.Popen(command, cwd=log.parent, env=env, stdout=out, stderr=subprocess.STDOUT)
     try:
-        for _ in range(300):
-            try:
-                if urlopen(f"http://localhost:{port}/_stcore/health").status == 200:
-                    break
-            except OSError:
-                assert process.poll() is None, log.read_text()
-                time.sleep(0.2)
+        wait_for_app(process, port, tries=300, said=log.read_text)
         yield f"http://localhost:{port}", process
         assert process.poll() is None, log.read_text()
         assert "Traceback" not in log.read_text(), log.read_text()
@@ -248,7 +239,7 @@ def test_photos_stay_until_they_are_cleared(page, photos):
     page.get_by_text("2 photos, ").wait_for()
     page.get_by_role("button", name="Clear").click()
     page.get_by_text("No photo at hand?").wait_for()
-    assert page.get_by_role("article").count() == 0
+    sync_api.expect(page.get_by_role("article")).to_have_count(0)  # Streamlit removes what is gone after it adds
 
 
 def test_the_address_keeps_model_and_source(page, address):
