@@ -11,21 +11,13 @@ from scipy.special import softmax
 from torch import Tensor, nn
 
 from .metrics import log_probs, nll, risk_coverage
+from .runtime import apply_temperature
 
 # %% auto #0
-__all__ = ['scale_temperature', 'fit_temperature', 'fit_vector_scaling', 'stratified_folds', 'cross_fit_calibration', 'ece_null',
-           'abstention_threshold', 'cross_fit_abstention', 'adjust_prior', 'estimate_prior']
+__all__ = ['fit_temperature', 'fit_vector_scaling', 'stratified_folds', 'cross_fit_calibration', 'ece_null',
+           'abstention_threshold', 'cross_fit_abstention']
 
 # %% ../nbs/31_calibration.ipynb #31000031
-def scale_temperature(
-    probs: np.ndarray,  # float [N, 7], rows sum to 1
-    temperature: float,  # above 0; above 1: less confident, below 1: more
-) -> np.ndarray:  # float64 [N, 7], rows sum to 1
-    "softmax(log p / T), which is p to the power of 1/T, normalized (Guo et al. 2017, arXiv:1706.04599)."
-    powers = np.asarray(probs, np.float64) ** (1 / temperature)
-    return powers / powers.sum(-1, keepdims=True)
-
-
 def fit_temperature(
     probs: np.ndarray,  # float [N, 7], rows sum to 1
     labels: np.ndarray,  # int [N]
@@ -33,7 +25,7 @@ def fit_temperature(
     "The temperature under which the labels are likeliest."
     from scipy.optimize import minimize_scalar
 
-    fit = minimize_scalar(lambda log_t: nll(scale_temperature(probs, np.exp(log_t)), labels),
+    fit = minimize_scalar(lambda log_t: nll(apply_temperature(probs, np.exp(log_t)), labels),
                           bounds=(-np.log(3), np.log(3)), method="bounded", options=dict(xatol=1e-6))
     return float(np.exp(fit.x))
 
@@ -122,34 +114,3 @@ def cross_fit_abstention(
     fold, confidence = stratified_folds(labels), probs.max(1)
     thresholds = [abstention_threshold(probs[fold != f], labels[fold != f], wanted) for f in range(fold.max() + 1)]
     return confidence >= np.array(thresholds)[fold]
-
-# %% ../nbs/31_calibration.ipynb #31000041
-def adjust_prior(
-    probs: np.ndarray,  # float [N, 7], rows sum to 1
-    old: np.ndarray,  # float [7], sums to 1: frequencies where the probabilities were calibrated
-    new: np.ndarray,  # float [7], sums to 1: frequencies where they are used
-) -> np.ndarray:  # float64 [N, 7], rows sum to 1
-    "Probabilities under other class frequencies (Bayes' rule)."
-    weighted = np.asarray(probs, np.float64) * (np.asarray(new) / np.maximum(old, 1e-12))
-    return weighted / np.maximum(weighted.sum(1, keepdims=True), 1e-300)
-
-
-def estimate_prior(
-    probs: np.ndarray,  # float [N, 7], rows sum to 1, of unlabelled faces
-    old: np.ndarray,  # float [7], sums to 1: frequencies where the probabilities were calibrated
-    strength: float = 7.0,  # faces that the old frequencies count for; 0: only the faces at hand count
-    rounds: int = 200,  # of expectation and maximization, at most
-) -> np.ndarray:  # float64 [7], sums to 1
-    """The class frequencies of unlabelled faces by EM (Saerens et al. 2002, doi:10.1162/089976602753284446).
-
-    >>> estimate_prior(np.full((10, 7), 1 / 7), np.full(7, 1 / 7)).round(2)[0]
-    0.14
-    """
-    old = np.asarray(old, np.float64)
-    prior = old
-    for _ in range(rounds):
-        totals = adjust_prior(probs, old, prior).sum(0) + strength * old
-        last, prior = prior, totals / totals.sum()
-        if np.abs(prior - last).max() < 1e-6:
-            break
-    return prior

@@ -119,7 +119,7 @@ def detect_and_crop(
     if crop == "whole":
         faces, crops = [Face((0, 0, image.shape[1], image.shape[0]), 1.0, ())], [crop_whole(image)]
     elif crop == "detect":
-        faces = detect_faces(image, min_face, **({} if thorough else {"thorough": False}))
+        faces = detect_faces(image, min_face, thorough=thorough)
         crops = [crop_face(image, face) for face in faces]
     else:
         cut = [crop_given(image, given) for given in crop]

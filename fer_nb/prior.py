@@ -39,7 +39,7 @@ def estimate_prior(
     max_steps: int = 200,
     tolerance: float = 1e-5,  # the largest change of a frequency that ends the search
 ) -> np.ndarray:  # float64 [K], sums to 1
-    "The class frequencies of the faces at hand, by expectation-maximization."
+    "The class frequencies of the faces at hand, by EM (Saerens et al. 2002, doi:10.1162/089976602753284446)."
     reference = reference / reference.sum()
     prior = reference
     for _ in range(max_steps if len(probs) else 0):

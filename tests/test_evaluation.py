@@ -19,17 +19,14 @@ from typer.testing import CliRunner
 from fer_nb import calibration
 from fer_nb.calibration import (
     abstention_threshold,
-    adjust_prior,
     cross_fit_abstention,
     cross_fit_calibration,
     ece_null,
-    estimate_prior,
     fit_temperature,
-    scale_temperature,
     stratified_folds,
 )
 from fer_nb.core import EMOTIONS, MODELS, DatasetError, ModelError, available_models, model_info, models_dir
-from fer_nb.data.dataset import FaceDataset, ReadIssue, Split, tta_views
+from fer_nb.data.dataset import FaceDataset, ReadIssue, Split
 from fer_nb.data.synthetic import draw_face, synthetic_dataset, synthetic_faces
 from fer_nb.evaluation import results
 from fer_nb.evaluation.cards import (
@@ -93,7 +90,9 @@ from fer_nb.metrics import (
 )
 from fer_nb.model_api import load_checkpoint, model_recipe
 from fer_nb.plots import plot_robustness, plot_roc_pr
+from fer_nb.prior import adapt_prior, estimate_prior
 from fer_nb.recipe import override
+from fer_nb.runtime import apply_temperature, tta_views
 from fer_nb.training.checkpoints import file_hash
 
 QUICK = min(available_models(), key=lambda m: model_info(m).default_size)
@@ -282,16 +281,16 @@ def test_an_overconfident_network_is_repaired():
 @given(st.floats(0.34, 3), st.integers(0, 1000))
 def test_a_temperature_changes_no_prediction_and_can_be_undone(temperature, seed):
     probs, _ = guesses(20, seed)
-    scaled = scale_temperature(probs, temperature)
+    scaled = apply_temperature(probs, temperature)
     assert np.allclose(scaled.sum(1), 1) and (scaled.argmax(1) == probs.argmax(1)).all()
-    assert np.allclose(scale_temperature(scaled, 1 / temperature), probs)
+    assert np.allclose(apply_temperature(scaled, 1 / temperature), probs)
 
 
 def test_a_fitted_temperature_undoes_a_known_one():
     probs, _ = guesses(4000)
     labels = (np.random.default_rng(1).random((4000, 1)) > probs.cumsum(1)).sum(1)  # calibrated by construction
     for known in (0.5, 1.0, 2.0):
-        assert fit_temperature(scale_temperature(probs, known), labels) == pytest.approx(1 / known, rel=0.06)
+        assert fit_temperature(apply_temperature(probs, known), labels) == pytest.approx(1 / known, rel=0.06)
 
 
 def test_class_frequencies_are_found_without_labels():
@@ -301,11 +300,11 @@ def test_class_frequencies_are_found_without_labels():
     x = rng.normal(size=(4000, 7)) + 1.7 * np.eye(7)[labels]
     likelihood = np.exp(1.7 * x)  # of a shifted normal against one that is not
     probs = likelihood * old / (likelihood * old).sum(1, keepdims=True)
-    found = estimate_prior(probs, old)
+    found = estimate_prior(probs, old, strength=7.0, tolerance=1e-6)
     assert np.abs(found - new).max() < 0.03 and found.sum() == pytest.approx(1)
-    accuracy = [(p.argmax(1) == labels).mean() for p in (probs, adjust_prior(probs, old, found))]
+    accuracy = [(p.argmax(1) == labels).mean() for p in (probs, adapt_prior(probs, found, old))]
     assert accuracy[1] > accuracy[0] + 0.02
-    assert np.allclose(adjust_prior(adjust_prior(probs, old, found), found, old), probs)
+    assert np.allclose(adapt_prior(adapt_prior(probs, found, old), old, found), probs)
     assert np.allclose(estimate_prior(probs[:0], old), old)
 
 
@@ -419,7 +418,7 @@ def test_weights_of_an_ensemble_make_the_labels_likeliest():
     fold = stratified_folds(labels)
     apart, temperature = fit_ensemble([e[fold != 3] for e in each])
     mean = np.tensordot(apart, np.stack(few)[:, fold == 3], 1)
-    assert np.allclose(cross_fit_ensemble(each).probabilities[fold == 3], scale_temperature(mean, temperature))
+    assert np.allclose(cross_fit_ensemble(each).probabilities[fold == 3], apply_temperature(mean, temperature))
 
 
 def test_the_temperature_of_an_ensemble_makes_the_labels_likeliest():
@@ -432,7 +431,7 @@ def test_the_temperature_of_an_ensemble_makes_the_labels_likeliest():
     weights, temperature = fit_ensemble(each)
     assert np.allclose(weights, fit_ensemble_weights(each))
     mean = ensemble(each, weights).probabilities
-    at = {t: nll(scale_temperature(mean, t), labels) for t in (temperature, 0.9 * temperature, 1.1 * temperature, 1)}
+    at = {t: nll(apply_temperature(mean, t), labels) for t in (temperature, 0.9 * temperature, 1.1 * temperature, 1)}
     assert temperature < 1 and min(at, key=at.get) == temperature
     whole = ensemble(each, weights, temperature)
     assert np.allclose(whole.probabilities, softmax(np.log(mean) / temperature, axis=1))
@@ -449,7 +448,7 @@ def test_the_kept_temperature_is_that_of_all_models_together(tmp_path, monkeypat
     assert ensemble_temperature(TWO[:1]) == ensemble_temperature([*TWO, "another"]) == 1.0
     probs, labels = guesses()
     pair = [Evaluation(m, "PublicTest", labels, probs) for m in TWO]
-    assert np.allclose(ensemble(pair).probabilities, scale_temperature(probs, 0.8))
+    assert np.allclose(ensemble(pair).probabilities, apply_temperature(probs, 0.8))
     assert np.allclose(ensemble(pair, [0.5, 0.5]).probabilities, probs)
 
 

@@ -6,15 +6,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import streamlit as st
 from streamlit import runtime
@@ -27,29 +24,18 @@ from fer_nb.app.frame import (
 from .photos import clear_button, widget_key
 from .results import page_behavior
 from ..core import COLORS, EMOTIONS, FerError
+from ..video.containers import in_memory_tempdir
 from ..video.tracking import VIDEO_COLUMNS
 from ..video.output import Timeline, video_writer
 from ..video.reader import VideoReader
 from ..video.tracking import track_video
 
 # %% auto #0
-__all__ = ['VIDEO_TYPES', 'MAX_SECONDS', 'MAX_FRAMES', 'MAX_VIDEO_MB', 'MAX_SHOWN', 'in_memory_tempdir', 'VideoResult',
-           'analyze_video', 'rename_in_errors', 'VideoJob', 'time_left', 'start_job', 'held_spans', 'timeline_figure',
-           'emotion_legend', 'upload_video', 'video_view', 'wait_for', 'show_video', 'track_summary', 'video_downloads']
+__all__ = ['VIDEO_TYPES', 'MAX_SECONDS', 'MAX_FRAMES', 'MAX_VIDEO_MB', 'MAX_SHOWN', 'VideoResult', 'analyze_video',
+           'rename_in_errors', 'VideoJob', 'time_left', 'start_job', 'held_spans', 'timeline_figure', 'emotion_legend',
+           'upload_video', 'video_view', 'wait_for', 'show_video', 'track_summary', 'video_downloads']
 
 # %% ../../nbs/83_app_video.ipynb #6340bf04
-@contextmanager
-def in_memory_tempdir(
-    room: int,  # bytes that will be needed
-) -> Iterator[Path]:
-    "A folder in memory, for the time of the block. Where a system has none, its folder for what is to be deleted."
-    where = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with TemporaryDirectory(prefix=f"fer_nb_{os.getpid()}_", dir=where) as folder:
-        if shutil.disk_usage(folder).free < room:
-            raise FerError(f"There is no room for {room / 1e6:.0f} MB. Give a shorter video, or use fer-nb video.")
-        yield Path(folder)
-
-
 VIDEO_TYPES = ["mp4", "mov", "webm", "mkv", "avi", "m4v"]
 MAX_SECONDS, MAX_FRAMES = 300, 600  # of a video that are read
 MAX_VIDEO_MB = 200  # Streamlit's `server.maxUploadSize` has to allow it

@@ -20,7 +20,7 @@ from ..core import EMOTIONS, SPLITS, DatasetError
 __all__ = ['SIZE', 'CSV_ORDER', 'FER2013_COUNTS', 'FER2013_TRAIN_COUNTS', 'ALIASES', 'UNSUPPORTED_EMOTIONS', 'SPLIT_WORDS',
            'NO_SPLIT', 'normalize_name', 'parse_emotion', 'check_label_map', 'check_emotions', 'split_word',
            'parse_split', 'check_split_map', 'SourceFile', 'ReadIssue', 'Sample', 'printable_name', 'format_count',
-           'Split', 'FaceDataset', 'hash_splits', 'tta_views']
+           'Split', 'FaceDataset', 'hash_splits']
 
 # %% ../../nbs/03_dataset.ipynb #70612914
 SIZE = 48  # side of FER2013's images, pixels
@@ -260,10 +260,3 @@ def hash_splits(
         for a in (split.images, split.labels, split.vote_shares):
             h.update(b"" if a is None else np.ascontiguousarray(a))
     return h.hexdigest()
-
-# %% ../../nbs/03_dataset.ipynb #d80c4473
-def tta_views(
-    faces: np.ndarray,  # uint8 [N, H, W]
-) -> list[np.ndarray]:  # two of uint8 [N, H, W]; the first is `faces`
-    "Fixed views for test-time augmentation: the face as it is, and mirrored."
-    return [faces, np.ascontiguousarray(faces[:, :, ::-1])]

@@ -10,9 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..calibration import fit_temperature, scale_temperature, stratified_folds
-from ..core import load_results
-from ..runtime import ensemble_weights
+from ..calibration import fit_temperature, stratified_folds
+from ..runtime import apply_temperature, ensemble_weights, fitted_ensemble
 from .evaluate import Evaluation, check_same_images
 
 # %% auto #0
@@ -35,7 +34,7 @@ def fit_ensemble_weights(
 def ensemble(
     evaluations: Sequence[Evaluation],  # M of the same images
     weights: Sequence[float] | None = None,  # M, sum to 1; None: those kept in models/, and the temperature, too
-    temperature: float = 1.0,  # of the weighted mean, see `scale_temperature`
+    temperature: float = 1.0,  # of the weighted mean, see `apply_temperature`
 ) -> Evaluation:
     """Several models as one: softmax(log(weighted mean of their probabilities) / temperature).
 
@@ -48,16 +47,14 @@ def ensemble(
     mean = np.average([e.probabilities for e in evaluations], 0, weights)
     return replace(
         evaluations[0], model=" + ".join(names), ms_per_image=sum(e.ms_per_image for e in evaluations),
-        probabilities=mean if temperature == 1 else scale_temperature(mean, temperature))
+        probabilities=mean if temperature == 1 else apply_temperature(mean, temperature))
 
 
 def ensemble_temperature(
     models: Sequence[str],  # names
 ) -> float:  # 1.0 where no temperature was fitted for just these models together
     "The temperature that was fitted after the weights and is kept beside them."
-    results = load_results()
-    fitted = len(models) > 1 and {*models} == {*results.get("weights", {})}
-    return float(results.get("ensemble_temperature", 1.0)) if fitted else 1.0
+    return fitted_ensemble(models).get("temperature", 1.0)
 
 # %% ../../nbs/62_ensemble.ipynb #62100021
 def fit_ensemble(

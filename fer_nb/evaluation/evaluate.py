@@ -16,8 +16,8 @@ from fastcore.basics import patch
 from scipy.special import softmax
 
 from ..core import EMOTIONS, SPLITS, DatasetError, ModelError, model_info, models_dir
-from ..runtime import open_session
-from ..data.dataset import FaceDataset, Split, tta_views
+from ..runtime import open_session, tta_views
+from ..data.dataset import FaceDataset, Split
 from ..data.load import load_data
 from ..data.quality import exact_duplicates_in
 from ..metrics import METRICS, bootstrap_ci, compute_metrics, confusion_counts, fraction, mcnemar, per_class_report

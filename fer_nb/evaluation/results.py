@@ -24,8 +24,8 @@ from fer_nb.core import (
     REFERENCE_LIBRARIES, SPLITS, DatasetError, ModelError, default_model, load_results, markdown_table,
 )
 from ..core import atomic_write, available_models, model_info, models_dir
-from ..runtime import open_session
-from ..data.dataset import SIZE, FaceDataset, Split, tta_views
+from ..runtime import open_session, tta_views
+from ..data.dataset import SIZE, FaceDataset, Split
 from ..data.load import load_data
 from ..data.quality import duplicate_groups
 from .ensemble import cross_fit_ensemble, ensemble, fit_ensemble

@@ -16,9 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from importlib.resources import files
-from pathlib import Path
 from string import Template
-from tempfile import TemporaryDirectory
 
 import anyio
 import numpy as np
@@ -134,13 +132,13 @@ def video_lines(
     content: bytes,
 ) -> Iterator[str]:  # one JSON object a line: frame, time (seconds), faces with their track
     "A frame after the other; what goes wrong in the middle is the last line's `error`."
+    from fer_nb.video.containers import in_memory_tempdir
     from fer_nb.video.reader import VideoReader
     from fer_nb.video.tracking import track_video
 
-    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     try:
-        with TemporaryDirectory(prefix="fer_nb_", dir=memory) as folder:
-            file = Path(folder) / "video"
+        with in_memory_tempdir(len(content)) as folder:
+            file = folder / "video"
             file.write_bytes(content)
             for seen in track_video(VideoReader(file), recognizer):
                 FACES.inc(len(seen.faces))

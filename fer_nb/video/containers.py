@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import sys
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlsplit
@@ -23,9 +25,9 @@ import numpy as np
 from ..core import FerError
 
 # %% auto #0
-__all__ = ['CODECS', 'TICK', 'CAMERA_FORMATS', 'STREAM_ADDRESS', 'NUMBERED', 'VideoError', 'load_av', 'Codec', 'Unnamed',
-           'add_video_stream', 'to_video_frame', 'write_images', 'list_cameras', 'find_camera', 'source_kind',
-           'display_name', 'open_reason', 'open_container', 'video_stream']
+__all__ = ['CODECS', 'TICK', 'CAMERA_FORMATS', 'STREAM_ADDRESS', 'NUMBERED', 'VideoError', 'load_av', 'in_memory_tempdir',
+           'Codec', 'Unnamed', 'add_video_stream', 'to_video_frame', 'write_images', 'list_cameras', 'find_camera',
+           'source_kind', 'display_name', 'open_reason', 'open_container', 'video_stream']
 
 # %% ../../nbs/74_video_containers.ipynb #a1f00001
 if TYPE_CHECKING:
@@ -43,6 +45,18 @@ def load_av() -> ModuleType:
     except ModuleNotFoundError:
         raise VideoError("Videos need PyAV, which is not installed. Get it: pip install 'fer_nb[video]'") from None
     return av
+
+# %% ../../nbs/74_video_containers.ipynb #8f828798
+@contextmanager
+def in_memory_tempdir(
+    room: int,  # bytes that will be needed
+) -> Iterator[Path]:
+    "A folder in memory, for the time of the block. Where a system has none, its folder for what is to be deleted."
+    where = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with TemporaryDirectory(prefix=f"fer_nb_{os.getpid()}_", dir=where) as folder:
+        if shutil.disk_usage(folder).free < room:
+            raise FerError(f"There is no room for {room / 1e6:.0f} MB. Give a shorter video, or use fer-nb video.")
+        yield Path(folder)
 
 # %% ../../nbs/74_video_containers.ipynb #a1f00021
 @dataclass(frozen=True)
