@@ -16,7 +16,8 @@ import re
 import sys
 import time
 import traceback
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from importlib import import_module
 from pathlib import Path
 
@@ -131,6 +132,17 @@ def run(file, write=False):
     return time.time() - start, "", stale
 
 
+def run_alone(file, write):
+    "`run` in a process of its own: what another notebook drew, set or imported does not count, nor that it crashed."
+    work = import_module("notebooks").run  # a notebook's shell takes the place of __main__
+    start = time.time()
+    with ProcessPoolExecutor(1) as pool:
+        try:
+            return pool.submit(work, file, write).result()
+        except BrokenProcessPool:
+            return time.time() - start, "Its process ended without a word: out of memory, or a crash.", []
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path, help="notebooks; without them all")
@@ -139,9 +151,8 @@ def main():
     options = parser.parse_args()
     files = [file.resolve() for file in options.files or sorted((ROOT / "nbs").glob("*.ipynb"))]
     took, failed, stale = {}, [], 0
-    work = import_module("notebooks").run  # a notebook's shell takes the place of __main__
-    with ProcessPoolExecutor(max(1, options.workers)) as pool:
-        results = pool.map(work, files, [options.write] * len(files))
+    with ThreadPoolExecutor(max(1, options.workers)) as pool:
+        results = pool.map(run_alone, files, [options.write] * len(files))
         for file, (seconds, error, cells) in zip(files, results, strict=True):
             took[file.name] = seconds
             if error:
