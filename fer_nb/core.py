@@ -136,7 +136,11 @@ def models_dir() -> Path:
 
 
 def available_models() -> list[str]:  # names that `models_dir()` has an ONNX file for, the default first
-    "The models that can be used for recognition now."
+    """The models that can be used for recognition now.
+
+    >>> available_models()[0]
+    'efficientnet_b0'
+    """
     have = [m for m in MODELS if (models_dir() / f"{m}.onnx").is_file()]
     return sorted(have, key=lambda m: m != DEFAULT_MODEL)
 
@@ -216,7 +220,8 @@ def atomic_write(
 ) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success rename it to `path`, on any error remove it.
 
-    >>> with atomic_write("notes/a.txt") as part: part.write_text("complete")
+    >>> with atomic_write("notes/a.txt") as part:
+    ...     n = part.write_text("complete")
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -115,7 +115,9 @@ def export(
 ) -> Path:  # the file written
     """Export a checkpoint to <model>.onnx; one that would disagree with its checkpoint is a `ModelError`.
 
-    >>> export("models/best_custom_cnn.pth", "/tmp")  # doctest: +SKIP
+    >>> from fer_nb.core import models_dir
+    >>> export(models_dir() / "best_custom_cnn.pth", out="exported").name
+    'custom_cnn.onnx'
     """
     checkpoint = Path(checkpoint)
     clf, saved = load_classifier(checkpoint), load_checkpoint(checkpoint)

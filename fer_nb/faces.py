@@ -375,6 +375,9 @@ def detect_faces(
     The time goes with the pixels looked at: half of `min_face` takes four times as long.
 
     >>> import numpy as np
+    >>> from fer_nb import load_image
+    >>> len(detect_faces(load_image("photo.jpg")))
+    1
     >>> detect_faces(np.zeros((480, 640, 3), np.uint8))
     []
     """

@@ -223,8 +223,9 @@ class EmotionRecognizer:
 
     >>> from fer_nb import EmotionRecognizer
     >>> recognizer = EmotionRecognizer()
-    >>> for face in recognizer("photo.jpg"):  # doctest: +SKIP
-    ...     print(face.box, face.emotion, face.confidence)
+    >>> for face in recognizer("photo.jpg"):
+    ...     print(face.emotion, f"{face.confidence:.0%}", face.box)  # doctest: +ELLIPSIS
+    happy ...% (..., ..., ..., ...)
     """
 
     def __init__(

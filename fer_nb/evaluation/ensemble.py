@@ -38,7 +38,10 @@ def ensemble(
 ) -> Evaluation:
     """Several models as one: softmax(log(weighted mean of their probabilities) / temperature).
 
-    >>> ensemble([evaluate("custom_cnn", "fer2013.zip"), evaluate("resnet18", "fer2013.zip")])  # doctest: +SKIP
+    >>> from fer_nb.evaluation.evaluate import evaluate
+    >>> two = [evaluate(model, "fer2013.zip") for model in ("custom_cnn", "mobilenet_v3")]
+    >>> ensemble(two).model
+    'custom_cnn + mobilenet_v3'
     """
     check_same_images(*evaluations)
     names = [e.model for e in evaluations]

@@ -266,7 +266,9 @@ def evaluate(
 ) -> Evaluation:
     """Let a model predict all images of a split.
 
-    >>> print(evaluate("custom_cnn", "fer2013.zip", "PublicTest", tta=True))  # doctest: +SKIP
+    >>> result = evaluate("custom_cnn", "fer2013.zip", "PublicTest", tta=True)
+    >>> result.model, result.split, f"{result.metrics['accuracy']:.0%}"  # doctest: +ELLIPSIS
+    ('custom_cnn', 'PublicTest', '...%')
     """
     name, predict = load_predictor(model)
     data = data if isinstance(data, FaceDataset) else load_data(data)

@@ -194,7 +194,9 @@ def evaluate_all(
 ) -> dict:  # plain values: fer_nb, source, fingerprint, synthetic, cores, processor, splits, ..., models, weights, rows
     """Every model on every test split there is, with one view and with several, all of them together, and corruptions.
 
-    >>> evaluate_all("fer2013.zip", ["custom_cnn"])["rows"][0]["accuracy"]  # doctest: +SKIP
+    >>> results = evaluate_all("fer2013.zip", ["custom_cnn"], log=lambda line: None)
+    >>> [(row["model"], row["split"], row["n_views"]) for row in results["rows"]]
+    [('custom_cnn', 'PublicTest', 1), ('custom_cnn', 'PublicTest', 2)]
     """
     data = data if isinstance(data, FaceDataset) else load_data(data)
     models = list(models or available_models() or [default_model()])

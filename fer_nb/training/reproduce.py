@@ -254,9 +254,9 @@ def reproduce(
     plan: str | Path | None = None,  # an .ini file; None: the one that ships
     log: Callable[[str], Any] = print,  # gets a line now and then
 ) -> None:
-    """Run a plan, or some stages of it.
+    """Run a plan, or some stages of it. Minutes on a GPU, days on two cores.
 
-    >>> reproduce("fer2013.zip", only=["custom_cnn"])  # doctest: +SKIP
+        reproduce("fer2013.zip", only=["custom_cnn"])
     """
     stages, out = read_plan(plan), Path(out)
     if unknown := [name for name in only or () if name not in stages]:

@@ -375,8 +375,9 @@ def annotate_video(
 ) -> Timeline:
     """Write a video with a box and a label for each face, and return what happened in it.
 
-        timeline = annotate_video("talk.mp4", "faces.mp4", EmotionRecognizer(), stride=3)
-        timeline.draw().save("timeline.png")
+    >>> from fer_nb import EmotionRecognizer
+    >>> timeline = annotate_video("talk.mp4", "faces.mp4", EmotionRecognizer(), stride=5)
+    >>> timeline.draw().save("timeline.png")
     """
     video, timeline = VideoReader(source, stride), Timeline()
     with video_writer(out, video) as write:

@@ -266,8 +266,10 @@ class VideoSource:
 class VideoReader(VideoSource):
     """The frames of a video, a camera, a stream or numbered pictures, one at a time in memory, again and again.
 
-        for frame in VideoReader("talk.mp4", stride=5):
-            print(frame.number, frame.time, frame.image.shape)
+    >>> for frame in VideoReader("talk.mp4", stride=5):
+    ...     print(frame.number, frame.time, frame.image.shape)
+    0 0.0 (480, 480, 3)
+    5 0.5 (480, 480, 3)
     """
 
     def __init__(

@@ -194,8 +194,11 @@ def track_video(
 ) -> Iterator[FrameResult]:
     """Every frame with its faces, as the video goes on. A file is read a little ahead; a camera is answered at once.
 
-        for result in track_video(VideoReader("talk.mp4"), EmotionRecognizer()):
-            print(result.frame.time, [(n, face.emotion) for n, face in zip(result.tracks, result.faces)])
+    >>> from fer_nb import EmotionRecognizer, VideoReader
+    >>> for result in track_video(VideoReader("talk.mp4", stride=5), EmotionRecognizer()):
+    ...     print(f"{result.frame.time:.1f} s", [(n, face.emotion) for n, face in zip(result.tracks, result.faces)])
+    0.0 s [(1, 'happy')]
+    0.5 s [(1, 'happy')]
     """
     waiting, follow = deque(), FaceFollower(smooth, max_age, recognizer.threshold)
 
