@@ -74,7 +74,7 @@ def cmd_bench_predict(
     "Photo to answer: 640 by 480 pixels, one face; with faces of any size wanted, and with large ones alone."
     from fer_nb.bench.inference import bench_photo
 
-    line, rows = "{:18} {:>10} {:>8} {:>9} {:>9} {:>8} {:>10}", []
+    line, rows = "{:27} {:>10} {:>8} {:>9} {:>9} {:>8} {:>10}", []
     if not as_json:
         typer.echo(line.format("milliseconds", "faces from", "find", "cut out", "classify", "all", "photos/s"))
     for name, min_face in product(models or available_models(), (0, 80)):

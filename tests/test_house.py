@@ -248,8 +248,10 @@ def test_a_stale_cell_is_found_and_a_fresh_one_is_not(tmp_path):
     cells = [
         cell("fresh000", "print(2 + 2)", "4\n"), cell("stale000", "print('a dog')", "a cat\n"),
         cell("timed000", "import time; print(f'{time.time():.1f} seconds')", "1.5 seconds\n"),
+        cell("speed000", "print(time.time())", "1.5\n"),
         cell("silent00", "#| eval: false\nprint('never')", "yesterday\n"),
     ]  # fmt: skip
+    cells[3]["metadata"] = {"tags": ["measured"]}
     kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
     file = tmp_path / "00_trial.ipynb"
     file.write_text(json.dumps(dict(cells=cells, metadata=kernel, nbformat=4, nbformat_minor=5)))
