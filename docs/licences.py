@@ -10,18 +10,18 @@ from packaging.requirements import Requirement
 
 HEAD = """# Licences
 
-fer_nb is under the [Apache License 2.0](LICENSE), and so are its trained models. The face detector's weights come
-inside MediaPipe; EfficientNet-Lite0's, with which the training of EfficientNet-B0 began, inside a package of their
-own. Both are Apache-2.0. No image of a data set is part of fer_nb.
+fer_nb is under the [Apache License 2.0](LICENSE), and so are its trained models. The two face detectors, `face_short.onnx`
+and `face_full.onnx`, are MediaPipe's (Copyright 2019–2021 The MediaPipe Authors, Apache-2.0), written in another format
+by notebook 67. EfficientNet-Lite0's weights, with which the training of EfficientNet-B0 began, come inside a package
+of their own (Apache-2.0). No image of a data set is part of fer_nb.
 
 This is what pip installs along with it, with the versions of `constraints.txt` on Linux and Python {python};
 `make licences` writes this page. A product that ships them has to pass on their notices.
 """
 GROUPS = {
-    "": "For recognition", "video": "More for videos", "app": "More for the app", "serve": "More for the service",
-    "scale": "More for clusters",
-    "train": "More for training and the notebooks",
-}
+    "": "For recognition", "video": "More for videos", "serve": "More for the service", "app": "More for the app",
+    "scale": "More for clusters", "train": "More for training and the notebooks",
+}  # fmt: skip
 
 
 def needed(name, extra, seen):
