@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 
 HEAD = """# Licences
 
-fer_nb is under the [Apache License 2.0](LICENSE), and so are its trained models. The two face detectors, `face_short.onnx`
+fer_nb is under the [Apache License 2.0](LICENSE), and so are its trained models. The face detectors, `face_short.onnx`
 and `face_full.onnx`, are MediaPipe's (Copyright 2019–2021 The MediaPipe Authors, Apache-2.0), written in another format
 by notebook 67. EfficientNet-Lite0's weights, with which the training of EfficientNet-B0 began, come inside a package
 of their own (Apache-2.0). No image of a data set is part of fer_nb.
