@@ -128,6 +128,33 @@ def test_train_leaves_a_model(faces, photos, tmp_path):
     assert used.exit_code == 0 and "  1. " in used.stdout, used.output
 
 
+@pytest.mark.parametrize("emotions", ["sad,happy", "surprise,sad,neutral,happy,fear,disgust,contempt,angry"])
+def test_a_model_carries_its_label_set_to_every_command(faces, photos, tmp_path, emotions):
+    pytest.importorskip("fastai", reason="training needs the [train] extra")
+    names = emotions.split(",")
+    data = shutil.copytree(faces, tmp_path / "data")
+    shutil.copytree(faces / "neutral", data / "contempt")
+    for file in (data / "contempt").iterdir():
+        Image.open(file).rotate(180).save(file)
+    quick = "--epochs", 1, "--batch-size", 8, "--size", 24, "--set", "progressive_size=0"
+    trained = fer_nb("train", "custom_cnn", "--data", data, "--emotions", emotions, "--out", tmp_path, *quick)
+    assert trained.exit_code == 0, trained.output
+    checkpoint, model = tmp_path / "best_custom_cnn.pth", tmp_path / "custom_cnn.onnx"
+    model.rename(tmp_path / "of_training.onnx")
+    exported = fer_nb("export", checkpoint, "--data", data)
+    assert exported.exit_code == 0 and model.is_file(), exported.output
+    found = [json.loads(fer_nb("evaluate", m, "--data", data, "--split", "all", "--json").stdout)
+             for m in (checkpoint, model, tmp_path / "of_training.onnx")]  # fmt: skip
+    for one in found:
+        assert list(one["per_class"]) == names and one["n"] == 30 * len(names)
+        assert {row["support"] for row in one["per_class"].values()} == {30}
+        assert one["accuracy"] == pytest.approx(found[0]["accuracy"], abs=0.02)
+    (photo,) = json.loads(fer_nb("predict", photos / "face.png", "--model", model, "--json").stdout)
+    (face,) = photo["faces"]
+    assert list(face["probabilities"]) == names and face["emotion"] in names
+    assert "different emotions" in one_line(fer_nb("evaluate", model, "custom_cnn", "--data", data))
+
+
 def test_train_settings_that_cannot_work(faces, tmp_path):
     pytest.importorskip("fastai", reason="training needs the [train] extra")
     base = ("train", "custom_cnn", "--data", faces, "--out", tmp_path)

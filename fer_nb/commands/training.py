@@ -356,9 +356,10 @@ def cmd_evaluate(
         from fer_nb.data.load import load_data
         from fer_nb.evaluation.evaluate import load_predictor
     names = available_models() if all_models else models or [default_model()]
-    for name in names:
-        load_predictor(name)  # what is wrong is said before the data is read
-    faces = load_data(data, votes, **parse_label_maps(label_map, split_map))
+    label_sets = {load_predictor(name)[1].emotions for name in names}  # what is wrong is said before the data is read
+    if len(label_sets) > 1:
+        raise FerError("These models tell apart different emotions. Evaluate those of one label set at a time.")
+    faces = load_data(data, votes, emotions=label_sets.pop(), **parse_label_maps(label_map, split_map))
     write_evaluations(faces, as_json) if write else print_evaluations(names, faces, split, tta, as_json)
 
 # %% ../../nbs/93_commands_training.ipynb #c744abbe
@@ -411,6 +412,8 @@ def cmd_export(
     with require_extra("train"):
         from fer_nb.data.load import load_data
         from fer_nb.export import export
-    public = load_data(data)["PublicTest"] if data else None
+        from fer_nb.model_api import load_classifier
     for checkpoint in checkpoints:
+        emotions = load_classifier(checkpoint).emotions
+        public = load_data(data, emotions=emotions)["PublicTest"] if data else None
         typer.echo(export(checkpoint, out, public=public))

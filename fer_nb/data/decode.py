@@ -53,7 +53,8 @@ def decode_face(
         if box and box != (0, 0, *image.size):
             image = crop_box(image, box)
             done.append("cropped by its box")
-        image = canonical_image(image).convert("L")
+        image = canonical_image(image)
+        image = image if image.mode == "L" else image.convert("L")
         side = min(max(SIZE, min(image.size)), size)
         if image.size != (side, side):
             image = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
@@ -84,7 +85,7 @@ def load_pixels(
     return decode_face(read_image_file(face.pixels), face.box, size)
 
 # %% ../../nbs/07_decode.ipynb #2af35bb5
-SPOOL_BYTES = 2**30  # pixels of a split that are kept in memory while reading; what is beyond goes to a temporary file
+SPOOL_BYTES = 2**28  # pixels of a split that are kept in memory while reading; what is beyond goes to a temporary file
 
 
 class PixelSpool:

@@ -167,7 +167,7 @@ def write_cache(
     remove_stale_caches(file)
 
 # %% ../../nbs/13_load.ipynb #65a6788f
-MAPPED_BYTES = 2**30  # arrays of a cache that are larger are mapped into memory page by page, not read
+MAPPED_BYTES = 2**28  # arrays of a cache that are larger are mapped into memory page by page, not read
 
 
 def read_array(
@@ -383,11 +383,16 @@ def select_emotions(
     "The faces of some emotions, labeled in their order."
     if emotions == data.emotions:
         return data
-    splits = {}
+    splits, index = {}, np.array([emotions.index(e) if e in emotions else -1 for e in data.emotions])
     for name, split in data.splits.items():
-        index = np.array([emotions.index(e) if e in emotions else -1 for e in split.emotions])
-        kept = replace(split[index[split.labels] >= 0], emotions=emotions)
-        splits[name] = replace(kept, labels=index[kept.labels])
+        kept, votes = split[index[split.labels] >= 0], None
+        labels = index[kept.labels]
+        if kept.vote_shares is not None:
+            votes = np.zeros((len(kept), len(emotions)), np.float32)
+            votes[:, index[index >= 0]] = kept.vote_shares[:, index >= 0]
+            votes[votes.sum(1) == 0] = np.eye(len(emotions), dtype=np.float32)[labels[votes.sum(1) == 0]]
+            votes /= votes.sum(1, keepdims=True)
+        splits[name] = replace(kept, labels=labels, vote_shares=votes, emotions=emotions)
     return replace(data, splits=splits, emotions=emotions)
 
 # %% ../../nbs/13_load.ipynb #2fbd4748
