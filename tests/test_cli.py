@@ -105,6 +105,27 @@ def test_data_is_written_in_another_layout(faces, tmp_path):
     assert "not empty" in one_line(fer_nb("data", faces, out, "--to", "folder"))
 
 
+def test_photos_are_cropped(tmp_path):
+    for emotion in ("happy", "sad"):
+        (tmp_path / "photos" / emotion).mkdir(parents=True)
+        wall = Image.new("RGB", (400, 300), "teal")
+        wall.save(tmp_path / "photos" / emotion / "wall.png")
+        wall.paste(draw_face(emotion, 4, 200, zoom=0.6).convert("RGB"), (150, 60))
+        wall.save(tmp_path / "photos" / emotion / "person.png")
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    result = fer_nb("data", photos, "--crop", out)
+    assert result.exit_code == 0, result.output
+    assert "happy: 1 crop\n" in result.stdout and "left out, no face found: 2" in result.stdout
+    counts = json.loads(fer_nb("data", out, "--json").stdout)["counts"]["Training"]
+    assert {e: n for e, n in counts.items() if n} == {"happy": 1, "sad": 1}
+    report = json.loads(fer_nb("data", photos, "--detect", "--json").stdout)
+    assert [Path(name).name for name in report["non_faces"]] == ["wall.png"] * 2
+    assert json.loads(fer_nb("data", photos, "--json").stdout)["non_faces"] is None
+    for wrong in (("--crop",), (tmp_path / "new",), (tmp_path / "new", "--crop", "--to", "csv")):
+        assert "need a folder" in one_line(fer_nb("data", photos, *wrong))
+    assert "leave no report" in one_line(fer_nb("data", photos, tmp_path / "new", "--crop", "--detect"))
+
+
 def test_data_as_a_page(faces, tmp_path):
     assert fer_nb("data", faces, "--html", tmp_path / "report.html").exit_code == 0
     assert (tmp_path / "report.html").read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html")

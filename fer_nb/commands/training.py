@@ -62,6 +62,8 @@ def cmd_data(
 
     if bool(to) + crop != (out is not None) or (drop and not to):
         raise FerError("--to and --crop need a folder: fer-nb data PATH OUT --to folder, or --crop. --drop needs --to.")
+    if out and (html or detect):
+        raise FerError("--to and --crop leave no report. Give --html and --detect alone: fer-nb data OUT --html FILE.")
     options = {"emotions": parse_emotions(emotions), **parse_label_maps(label_map, split_map)}
     if crop and out:
         return crop_data(path, out, options, as_json)
@@ -133,7 +135,7 @@ def crop_data(
     if as_json:
         return typer.echo(json.dumps(manifest, indent=2))
     for folder, n in manifest["crops"].items():
-        typer.echo(f"{folder}: {n:,} crops")
+        typer.echo(f"{folder}: {n:,} crop{'s' * (n != 1)}")
     for reason, n in manifest["left_out"].items():
         typer.echo(f"left out, {reason}: {n:,}")
     for line in (*manifest["notes"], *(f"{i['name']}: {i['problem']}; {i['action']}" for i in manifest["issues"][:9])):
