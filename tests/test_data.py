@@ -1460,7 +1460,7 @@ def many_rows(path, n):
 @pytest.mark.parametrize(
     "rows, most_bytes, megabytes",
     [
-        (20_000, 2**20, 35),  # whose pixels are 46 MB; numpy writes the cache in chunks of 16
+        (20_000, 2**20, 40),  # whose pixels are 46 MB; numpy writes the cache in chunks of 16
         pytest.param(10**6, 0, 600, marks=pytest.mark.skipif(not os.environ.get("FUZZ"), reason="minutes; FUZZ=1")),
     ],
 )
