@@ -155,7 +155,7 @@ def read_photo(
         reason = printable_name(str(e))[:80] or type(e).__name__
         return Photo(printable_name(file.name), samples, error=f"cannot be read ({reason})")
 
-
+# %% ../nbs/73_crop_dataset.ipynb #aa79222f
 def group_samples(
     samples: Iterable[Sample],  # those of one photo one after the other
 ) -> Iterator[tuple[SourceFile | np.ndarray, list[Sample]]]:
@@ -164,7 +164,7 @@ def group_samples(
         group = list(labels)
         yield group[0].pixels, group
 
-
+# %% ../nbs/73_crop_dataset.ipynb #2872106a
 def iter_photos(
     path: Path,  # archive, table or folder
     options: ReadOptions,  # how it is read

@@ -64,10 +64,9 @@ def cmd_data(
         raise FerError("--to and --crop need a folder: fer-nb data PATH OUT --to folder, or --crop. --drop needs --to.")
     if out and (html or detect):
         raise FerError("--to and --crop leave no report. Give --html and --detect alone: fer-nb data OUT --html FILE.")
-    options = {"emotions": parse_emotions(emotions), **parse_label_maps(label_map, split_map)}
-    if crop and out:
-        return crop_data(path, out, options, as_json)
-    faces = load_data(path, **options)
+    maps = {"emotions": parse_emotions(emotions), **parse_label_maps(label_map, split_map)}
+    if crop and out: return crop_data(path, out, maps, as_json)
+    faces = load_data(path, **maps)
     if to and out:
         return convert_data(faces, out, to, drop, as_json)
     found = report_data(faces, detect)
@@ -95,7 +94,7 @@ def convert_data(
         typer.echo(f"left out, {kind}: {len(names):,}")
     typer.echo(f"Written to {out}; manifest.json lists every image.")
 
-
+# %% ../../nbs/93_commands_training.ipynb #72e6bf2f
 def report_data(
     faces: Any,  # `FaceDataset`
     detect: bool,  # look for a face in each image
@@ -109,7 +108,7 @@ def report_data(
 
     return dataset_report(faces, has_face)
 
-
+# %% ../../nbs/93_commands_training.ipynb #d61c938e
 def write_html(
     faces: Any,  # `FaceDataset`
     file: Path,
@@ -122,6 +121,9 @@ def write_html(
     typer.echo(f"Written: {file}", err=True)
 
 # %% ../../nbs/93_commands_training.ipynb #56e9aa29
+#| export
+
+# %% ../../nbs/93_commands_training.ipynb #5bbb0e06
 def crop_data(
     path: Path,  # photos
     out: Path,  # a new folder

@@ -198,7 +198,7 @@ def check_new_folder(
         raise DatasetError(f"{out} exists and is not empty. Give a new folder.")
     return out
 
-
+# %% ../../nbs/16_convert.ipynb #fa10e17b
 def convert(
     data: FaceDataset,  # of `load_data`
     out: str | Path,  # a folder that does not exist yet, or is empty

@@ -85,7 +85,7 @@ def load_pixels(
     return decode_face(read_image_file(face.pixels), face.box, size)
 
 # %% ../../nbs/07_decode.ipynb #2af35bb5
-SPOOL_BYTES = 2**28  # pixels of a split that are kept in memory while reading; what is beyond goes to a temporary file
+SPOOL_BYTES = 2**27  # pixels of a split that are kept in memory while reading; what is beyond goes to a temporary file
 
 
 class PixelSpool:

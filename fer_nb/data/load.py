@@ -268,7 +268,7 @@ def open_samples(
     except READ_ERRORS as e:
         raise DatasetError(f"{path.name} cannot be read ({e}). If it was downloaded, download it again.") from e
 
-
+# %% ../../nbs/13_load.ipynb #01d05cdd
 def read_source(
     path: Path,  # archive, table or folder
     options: ReadOptions = ReadOptions(),  # how it is read

@@ -80,11 +80,6 @@ class FileList:
         return [f for f in self.files if is_image_path(f.name) and not f.irregular]
 
     @cached_property
-    def shown(self) -> list[SourceFile]:
-        "The files that are neither hidden nor irregular."
-        return [f for f in self.files if not is_hidden(f.name) and not f.irregular]
-
-    @cached_property
     def by_stem(self) -> dict[str, list[SourceFile]]:
         "Name of an image file without folder and ending, in lower case -> the files that have it."
         found = defaultdict(list)
@@ -98,7 +93,7 @@ class FileList:
     ) -> list[SourceFile]:
         "The files that are not hidden and whose path matches a regular expression, in any case."
         found = re.compile(pattern, re.IGNORECASE).search
-        return [f for f in self.shown if found(f.name)]
+        return [f for f in self.files if found(f.name) and not is_hidden(f.name) and not f.irregular]
 
 # %% ../../nbs/04_source.ipynb #b3e5ac41
 class SplitMap(dict):
@@ -126,7 +121,6 @@ class Source(FileList):
     used: set[str] = field(default_factory=set)  # names of files that are accounted for
     unknown_labels: Counter = field(default_factory=Counter)  # label outside of the label set -> number of images
     emotions: tuple[str, ...] = EMOTIONS  # the label set
-    parsed: dict = field(default_factory=dict)  # folder and split of its file -> of `parse_path`
 
     @cached_property
     def wrappers(self) -> set[str]:
@@ -143,11 +137,7 @@ class Source(FileList):
         name: str,  # path of an image inside the source
     ) -> tuple[str | None, str | None]:
         "The split and the emotion that the path of an image names, as `parse_path` does."
-        folder, _, file = name.rpartition("/")
-        key = folder, next((p for p in SPLITS if file.lower().startswith(p.lower() + "_")), "")
-        if key not in self.parsed:
-            self.parsed[key] = parse_path(name, self.label_map, self.split_map, self.wrappers, self.emotions)
-        return self.parsed[key]
+        return parse_path(name, self.label_map, self.split_map, self.wrappers, self.emotions)
 
 # %% ../../nbs/04_source.ipynb #a944fc37
 def skip_file(

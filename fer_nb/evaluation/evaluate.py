@@ -284,7 +284,7 @@ def with_emotions(
     notes = [f"{e} is no emotion of this model: {format_count(n)} left out" for e, n in left.items()]
     return replace(select_emotions(data, predict.emotions), notes=[*data.notes, *notes])
 
-
+# %% ../../nbs/60_evaluation.ipynb #763abac3
 def evaluate(
     model: str | Path,  # a name of `MODELS`, a checkpoint .pth or an exported .onnx
     data: FaceDataset | str | Path | None = None,  # or a path to it; None: $FER2013, else synthetic faces

@@ -234,7 +234,7 @@ def finish_run(
     keep.path.unlink()
     return result
 
-
+# %% ../../nbs/43_training.ipynb #c8aff016
 def say_leakage(
     data: FaceDataset,
     log: Callable[[str], Any],  # gets a line, if images leak
@@ -247,7 +247,7 @@ def say_leakage(
         log(f"Leakage: {' and '.join(leaked)} are in Training too, and figures on them too good. "
             "To remove them: fer-nb data SOURCE OUT --to folder --drop duplicates")  # fmt: skip
 
-
+# %% ../../nbs/43_training.ipynb #1cd273f8
 def say_absent(
     part: Split,  # Training
     log: Callable[[str], Any],  # gets a line, if an emotion is absent
@@ -268,6 +268,7 @@ def run_training(
     first: bool,  # whether this process writes
 ) -> TrainingResult | None:  # None in the other processes of several
     "A training with all its settings fixed, from the state it left, if there is one, to its artifacts."
+    say_leakage(data, log)
     say_absent(data["Training"], log)
     metadata = run_metadata(model, recipe, data)
     state = load_resume_state(out / f"{model}_state.pth", metadata, resume, log)
@@ -401,7 +402,6 @@ def train(
     tune_malloc()
     with distributed_context(recipe) as first, explain_device_errors(str):
         log = log if first else lambda _: None
-        say_leakage(data, log)
         if data.synthetic:
             log("Training on synthetic faces: good for trying things out, not for recognizing anyone.")
         if minutes:
