@@ -83,7 +83,7 @@ test: .venv/.dev
 
 fuzz: export OMP_NUM_THREADS = 1
 fuzz: .venv/.dev
-	@FUZZ=1 $(BIN)/pytest tests/test_fuzz.py tests/test_training.py -k 'bent or killed or lost or full_disk' -rA
+	@FUZZ=1 $(BIN)/pytest tests/test_fuzz.py tests/test_training.py tests/test_data.py -k 'bent or killed or lost or full_disk or the_pixels' -rA
 
 # accelerate says multi_gpu for several processes, GPUs or not
 two: export OMP_NUM_THREADS = 1

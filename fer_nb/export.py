@@ -23,10 +23,10 @@ import torch
 from . import __version__
 from .augmentation import Preprocess
 from .calibration import abstention_threshold
-from .core import EMOTIONS, DatasetError, ModelError, atomic_write, models_dir
+from .core import DatasetError, ModelError, atomic_write, models_dir
 from .data.dataset import FaceDataset, Split
 from .evaluation.evaluate import onnx_predictor, predict_proba
-from .model_api import FaceClassifier, load_checkpoint, load_classifier
+from .model_api import FaceClassifier, checkpoint_emotions, load_checkpoint, load_classifier
 
 if TYPE_CHECKING:
     import onnx
@@ -53,7 +53,7 @@ def to_onnx(
             optimize=False, input_names=["faces"], output_names=["probabilities"])
     # the rest of the exporter's optimization would multiply norms into weights, which 16 bits then no longer hold
     optimizer.fold_constants(program.model), optimizer.remove_unused_nodes(program.model)
-    return set_metadata(strip_and_halve(program.model_proto), {"classes": ",".join(EMOTIONS)} | metadata)
+    return set_metadata(strip_and_halve(program.model_proto), {"emotions": ",".join(clf.emotions)} | metadata)
 
 # %% ../nbs/66_export.ipynb #c4d4999d
 def strip_and_halve(
@@ -103,15 +103,15 @@ def onnx_metadata(
     if metrics.is_file():
         figures["macro_f1"] = round(load_checkpoint(metrics)["validation"]["macro_f1"], 6)
     return dict(
-        fer_nb=__version__, model=saved["model"], classes=",".join(saved["classes"]), size=str(saved["size"]),
-        channels=str(saved["channels"]), licence="Apache-2.0", trained_on=json.dumps(saved["data"]),
-        figures=json.dumps({"PublicTest": figures}))
+        fer_nb=__version__, model=saved["model"], emotions=",".join(checkpoint_emotions(saved)),
+        size=str(saved["size"]), channels=str(saved["channels"]), licence="Apache-2.0",
+        trained_on=json.dumps(saved["data"]), figures=json.dumps({"PublicTest": figures}))
 
 # %% ../nbs/66_export.ipynb #df38cadb
 def export(
     checkpoint: str | Path,  # a best_<model>.pth
     out: str | Path | None = None,  # folder for <model>.onnx; None: beside the checkpoint
-    public: Split | None = None,  # FER2013's PublicTest, to find the threshold for "not sure"; None: without one
+    public: Split | None = None,  # PublicTest, to find the threshold for "not sure"; None: without one
 ) -> Path:  # the file written
     """Export a checkpoint to <model>.onnx; one that would disagree with its checkpoint is a `ModelError`.
 
@@ -207,7 +207,7 @@ def _variants_of(checkpoint: Path, faces: np.ndarray, sizes: Sequence[int]) -> d
     some = faces[np.random.default_rng(0).permutation(len(faces))[:128]]
     models["bits", 8] = quantize_int8(models["bits", 32], some)
     for size in sorted({saved["size"], *sizes}):
-        resized = FaceClassifier(clf.net, Preprocess(size, saved["channels"]), clf.calibration)
+        resized = FaceClassifier(clf.net, Preprocess(size, saved["channels"]), clf.calibration, clf.emotions)
         models["size", size] = to_onnx(resized, {})
     return models
 

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from .core import FerError, ImageError, brief, refuse_address
 
@@ -52,7 +52,8 @@ def canonical_image(
     image: Image.Image,  # as opened, of any mode
 ) -> Image.Image:  # of 8 bits a channel, without transparency
     "The image as people see it: turned as its EXIF says, on white where it is transparent, no deeper than 8 bits."
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":
         image = to_8bit(image)
     if image.has_transparency_data:
@@ -83,6 +84,7 @@ def register_heif() -> bool:
 @cache
 def known_suffixes() -> frozenset[str]:
     "The suffixes of all formats that can be read, HEIC included; imports Pillow's plug-ins."
+    Image.preinit()  # else the usual formats are tried last, whenever a file is opened
     known = Image.registered_extensions().items()
     readable = {suffix for suffix, name in known if name in Image.OPEN and name not in NON_IMAGE_FORMATS}
     return frozenset(HEIC_SUFFIXES) | readable

@@ -215,7 +215,7 @@ def topk_accuracy(
 
 
 def _summary(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
-    return lambda probs, labels: float(summary_scores(confusion_counts(labels, probs.argmax(1)))[name])
+    return lambda probs, labels: float(summary_scores(confusion_counts(labels, probs.argmax(1), probs.shape[1]))[name])
 
 # %% ../nbs/30_metrics.ipynb #3000002b
 @dataclass(frozen=True)

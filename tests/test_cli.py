@@ -105,6 +105,27 @@ def test_data_is_written_in_another_layout(faces, tmp_path):
     assert "not empty" in one_line(fer_nb("data", faces, out, "--to", "folder"))
 
 
+def test_photos_are_cropped(tmp_path):
+    for emotion in ("happy", "sad"):
+        (tmp_path / "photos" / emotion).mkdir(parents=True)
+        wall = Image.new("RGB", (400, 300), "teal")
+        wall.save(tmp_path / "photos" / emotion / "wall.png")
+        wall.paste(draw_face(emotion, 4, 200, zoom=0.6).convert("RGB"), (150, 60))
+        wall.save(tmp_path / "photos" / emotion / "person.png")
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    result = fer_nb("data", photos, "--crop", out)
+    assert result.exit_code == 0, result.output
+    assert "happy: 1 crop\n" in result.stdout and "left out, no face found: 2" in result.stdout
+    counts = json.loads(fer_nb("data", out, "--json").stdout)["counts"]["Training"]
+    assert {e: n for e, n in counts.items() if n} == {"happy": 1, "sad": 1}
+    report = json.loads(fer_nb("data", photos, "--detect", "--json").stdout)
+    assert [Path(name).name for name in report["non_faces"]] == ["wall.png"] * 2
+    assert json.loads(fer_nb("data", photos, "--json").stdout)["non_faces"] is None
+    for wrong in (("--crop",), (tmp_path / "new",), (tmp_path / "new", "--crop", "--to", "csv")):
+        assert "need a folder" in one_line(fer_nb("data", photos, *wrong))
+    assert "leave no report" in one_line(fer_nb("data", photos, tmp_path / "new", "--crop", "--detect"))
+
+
 def test_data_as_a_page(faces, tmp_path):
     assert fer_nb("data", faces, "--html", tmp_path / "report.html").exit_code == 0
     assert (tmp_path / "report.html").read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html")
@@ -126,6 +147,33 @@ def test_train_leaves_a_model(faces, photos, tmp_path):
     assert "best_custom_cnn.pth" in result.stdout
     used = fer_nb("predict", photos / "face.png", "--model", tmp_path / "custom_cnn.onnx")
     assert used.exit_code == 0 and "  1. " in used.stdout, used.output
+
+
+@pytest.mark.parametrize("emotions", ["sad,happy", "surprise,sad,neutral,happy,fear,disgust,contempt,angry"])
+def test_a_model_carries_its_label_set_to_every_command(faces, photos, tmp_path, emotions):
+    pytest.importorskip("fastai", reason="training needs the [train] extra")
+    names = emotions.split(",")
+    data = shutil.copytree(faces, tmp_path / "data")
+    shutil.copytree(faces / "neutral", data / "contempt")
+    for file in (data / "contempt").iterdir():
+        Image.open(file).rotate(180).save(file)
+    quick = "--epochs", 1, "--batch-size", 8, "--size", 24, "--set", "progressive_size=0"
+    trained = fer_nb("train", "custom_cnn", "--data", data, "--emotions", emotions, "--out", tmp_path, *quick)
+    assert trained.exit_code == 0, trained.output
+    checkpoint, model = tmp_path / "best_custom_cnn.pth", tmp_path / "custom_cnn.onnx"
+    model.rename(tmp_path / "of_training.onnx")
+    exported = fer_nb("export", checkpoint, "--data", data)
+    assert exported.exit_code == 0 and model.is_file(), exported.output
+    found = [json.loads(fer_nb("evaluate", m, "--data", data, "--split", "all", "--json").stdout)
+             for m in (checkpoint, model, tmp_path / "of_training.onnx")]  # fmt: skip
+    for one in found:
+        assert list(one["per_class"]) == names and one["n"] == 30 * len(names)
+        assert {row["support"] for row in one["per_class"].values()} == {30}
+        assert one["accuracy"] == pytest.approx(found[0]["accuracy"], abs=0.02)
+    (photo,) = json.loads(fer_nb("predict", photos / "face.png", "--model", model, "--json").stdout)
+    (face,) = photo["faces"]
+    assert list(face["probabilities"]) == names and face["emotion"] in names
+    assert "different emotions" in one_line(fer_nb("evaluate", model, "custom_cnn", "--data", data))
 
 
 def test_train_settings_that_cannot_work(faces, tmp_path):

@@ -268,6 +268,27 @@ def test_an_absent_emotion_gets_no_weight_and_this_is_said(tmp_path):
     assert all(v.isfinite().all() for v in saved["model_state_dict"].values())
 
 
+def test_leakage_is_said_before_a_training_starts(tmp_path):
+    data, lines = synthetic_dataset(350), []
+    train("custom_cnn", data, out=tmp_path / "clean", log=lines.append, **QUICK)
+    assert not any("Leakage" in line for line in lines)
+    train_split, public = data["Training"], data["PublicTest"]
+    copied = dataclasses.replace(public, images=np.concatenate([train_split.images[:3], public.images[3:]]))
+    leaky = {"Training": train_split, "PublicTest": copied, "PrivateTest": train_split[:5]}
+
+    def first_lines(line):
+        lines.append(line)
+        if "epoch" in line.lower():
+            raise KeyboardInterrupt
+
+    lines.clear()
+    with pytest.raises(KeyboardInterrupt):
+        train("custom_cnn", dataclasses.replace(data, splits=leaky), out=tmp_path, log=first_lines, **QUICK)
+    (said,) = (line for line in lines if "Leakage" in line)
+    assert said in lines[:-1]  # the last is the first epoch's
+    assert "3 of 70 PublicTest images and 5 of 5 PrivateTest images are in Training" in said
+
+
 def test_the_log_says_why_its_last_figures_and_the_summary_differ(tmp_path):
     lines = []
     result = train("custom_cnn", synthetic_dataset(350), out=tmp_path, log=lines.append, **QUICK)

@@ -20,14 +20,14 @@ from ..core import MEASURE_HINT, MODELS, FerError, RecipeError, available_models
 from ..core import model_info, models_dir
 
 # %% auto #0
-__all__ = ['LAYOUTS_HELP', 'TO_HELP', 'DROP_HELP', 'OutArgument', 'HtmlOption', 'CONTINUE_HELP', 'INIT_HELP', 'MINUTES_HELP',
-           'SET_HELP', 'EpochsOption', 'BatchSizeOption', 'SizeOption', 'InitOption', 'SettingsOption', 'OutOption',
-           'SeedOption', 'ResumeOption', 'MinutesOption', 'NoteOption', 'VIEWS_HELP', 'BankOption', 'TEACHERS_HELP',
-           'TeachersArgument', 'PLAN_HELP', 'STAGE_HELP', 'RunsArgument', 'MODELS_HELP', 'SPLIT_NAMES_HELP',
-           'VOTES_HELP', 'WRITE_HELP', 'ModelsArgument', 'SplitOption', 'VotesOption', 'THRESHOLD_DATA_HELP',
-           'cmd_data', 'convert_data', 'write_html', 'cmd_train', 'train_and_export', 'cmd_recipe', 'cmd_bank',
-           'cmd_reproduce', 'cmd_average', 'cmd_runs', 'cmd_models', 'cmd_card', 'cmd_evaluate', 'write_evaluations',
-           'print_evaluations', 'cmd_export']
+__all__ = ['LAYOUTS_HELP', 'TO_HELP', 'DROP_HELP', 'CROP_HELP', 'DETECT_HELP', 'OutArgument', 'CropPhotosOption', 'DetectOption',
+           'HtmlOption', 'CONTINUE_HELP', 'INIT_HELP', 'MINUTES_HELP', 'SET_HELP', 'EpochsOption', 'BatchSizeOption',
+           'SizeOption', 'InitOption', 'SettingsOption', 'OutOption', 'SeedOption', 'ResumeOption', 'MinutesOption',
+           'NoteOption', 'VIEWS_HELP', 'BankOption', 'TEACHERS_HELP', 'TeachersArgument', 'PLAN_HELP', 'STAGE_HELP',
+           'RunsArgument', 'MODELS_HELP', 'SPLIT_NAMES_HELP', 'VOTES_HELP', 'WRITE_HELP', 'ModelsArgument',
+           'SplitOption', 'VotesOption', 'THRESHOLD_DATA_HELP', 'cmd_data', 'convert_data', 'report_data', 'write_html',
+           'crop_data', 'cmd_train', 'train_and_export', 'cmd_recipe', 'cmd_bank', 'cmd_reproduce', 'cmd_average',
+           'cmd_runs', 'cmd_models', 'cmd_card', 'cmd_evaluate', 'write_evaluations', 'print_evaluations', 'cmd_export']
 
 # %% ../../nbs/93_commands_training.ipynb #4f0a68f5
 LAYOUTS_HELP = "FER2013, FER+, RAF-DB, AffectNet, ExpW, CK+, JAFFE or KDEF; folders of emotions; a table of images."
@@ -35,7 +35,11 @@ LAYOUTS_HELP = "FER2013, FER+, RAF-DB, AffectNet, ExpW, CK+, JAFFE or KDEF; fold
 
 TO_HELP = "Write it to OUT as folder, csv or parquet."
 DROP_HELP = "Leave out with --to: duplicates, conflicting or blank; may be repeated."
-OutArgument = Annotated[Path | None, typer.Argument(metavar="[OUT]", help="A new folder, with --to.")]
+CROP_HELP = "Write the faces in photos to the folder OUT, with a table of what was found."
+DETECT_HELP = "Count the images in which the detector finds no face; slow."
+OutArgument = Annotated[Path | None, typer.Argument(metavar="[OUT]", help="A new folder, with --to or --crop.")]
+CropPhotosOption = Annotated[bool, typer.Option("--crop", help=CROP_HELP)]
+DetectOption = Annotated[bool, typer.Option("--detect", help=DETECT_HELP)]
 HtmlOption = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a report with pictures.")]
 
 # %% ../../nbs/93_commands_training.ipynb #05629662
@@ -45,7 +49,9 @@ def cmd_data(
     out: OutArgument = None,
     to: Annotated[str | None, typer.Option(metavar="LAYOUT", help=TO_HELP)] = None,
     drop: Annotated[list[str], typer.Option(metavar="KIND", help=DROP_HELP)] = [],  # noqa: B006
+    crop: CropPhotosOption = False,
     html: HtmlOption = None,
+    detect: DetectOption = False,
     label_map: LabelMapOption = [],  # noqa: B006
     split_map: SplitMapOption = [],  # noqa: B006
     emotions: EmotionsOption = None,
@@ -53,14 +59,17 @@ def cmd_data(
 ) -> None:
     "What is in a data set: counts, duplicates, conflicts, files that cannot be read; or write it in another layout."
     from fer_nb.data.load import load_data
-    from fer_nb.data.quality import dataset_report
 
-    if (to is None) != (out is None) or (drop and not to):
-        raise FerError("--to needs a folder to write to: fer-nb data PATH OUT --to folder. --drop needs --to.")
-    faces = load_data(path, emotions=parse_emotions(emotions), **parse_label_maps(label_map, split_map))
+    if bool(to) + crop != (out is not None) or (drop and not to):
+        raise FerError("--to and --crop need a folder: fer-nb data PATH OUT --to folder, or --crop. --drop needs --to.")
+    if out and (html or detect):
+        raise FerError("--to and --crop leave no report. Give --html and --detect alone: fer-nb data OUT --html FILE.")
+    maps = {"emotions": parse_emotions(emotions), **parse_label_maps(label_map, split_map)}
+    if crop and out: return crop_data(path, out, maps, as_json)
+    faces = load_data(path, **maps)
     if to and out:
         return convert_data(faces, out, to, drop, as_json)
-    found = dataset_report(faces)
+    found = report_data(faces, detect)
     if html:
         write_html(faces, html, found)
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
@@ -85,7 +94,21 @@ def convert_data(
         typer.echo(f"left out, {kind}: {len(names):,}")
     typer.echo(f"Written to {out}; manifest.json lists every image.")
 
+# %% ../../nbs/93_commands_training.ipynb #72e6bf2f
+def report_data(
+    faces: Any,  # `FaceDataset`
+    detect: bool,  # look for a face in each image
+) -> Any:  # `DatasetReport`
+    "The report on a data set."
+    from fer_nb.data.quality import dataset_report
 
+    if not detect:
+        return dataset_report(faces)
+    from fer_nb.crop_dataset import has_face
+
+    return dataset_report(faces, has_face)
+
+# %% ../../nbs/93_commands_training.ipynb #d61c938e
 def write_html(
     faces: Any,  # `FaceDataset`
     file: Path,
@@ -96,6 +119,30 @@ def write_html(
 
     write_html_report(faces, file, report)
     typer.echo(f"Written: {file}", err=True)
+
+# %% ../../nbs/93_commands_training.ipynb #56e9aa29
+#| export
+
+# %% ../../nbs/93_commands_training.ipynb #5bbb0e06
+def crop_data(
+    path: Path,  # photos
+    out: Path,  # a new folder
+    options: dict[str, Any],  # label map, split map and label set
+    as_json: bool,
+) -> None:
+    "Write the faces in photos, and say what was found and what was not."
+    from fer_nb.crop_dataset import crop_photos
+
+    manifest = crop_photos(path, out, **options)
+    if as_json:
+        return typer.echo(json.dumps(manifest, indent=2))
+    for folder, n in manifest["crops"].items():
+        typer.echo(f"{folder}: {n:,} crop{'s' * (n != 1)}")
+    for reason, n in manifest["left_out"].items():
+        typer.echo(f"left out, {reason}: {n:,}")
+    for line in (*manifest["notes"], *(f"{i['name']}: {i['problem']}; {i['action']}" for i in manifest["issues"][:9])):
+        typer.echo(line)
+    typer.echo(f"Written to {out}; crops.csv has every face and every photo without one.")
 
 # %% ../../nbs/93_commands_training.ipynb #fa212957
 CONTINUE_HELP = "Continue where the training in that folder was stopped."
@@ -313,9 +360,10 @@ def cmd_evaluate(
         from fer_nb.data.load import load_data
         from fer_nb.evaluation.evaluate import load_predictor
     names = available_models() if all_models else models or [default_model()]
-    for name in names:
-        load_predictor(name)  # what is wrong is said before the data is read
-    faces = load_data(data, votes, **parse_label_maps(label_map, split_map))
+    label_sets = {load_predictor(name)[1].emotions for name in names}  # what is wrong is said before the data is read
+    if len(label_sets) > 1:
+        raise FerError("These models tell apart different emotions. Evaluate those of one label set at a time.")
+    faces = load_data(data, votes, emotions=label_sets.pop(), **parse_label_maps(label_map, split_map))
     write_evaluations(faces, as_json) if write else print_evaluations(names, faces, split, tta, as_json)
 
 # %% ../../nbs/93_commands_training.ipynb #c744abbe
@@ -368,6 +416,8 @@ def cmd_export(
     with require_extra("train"):
         from fer_nb.data.load import load_data
         from fer_nb.export import export
-    public = load_data(data)["PublicTest"] if data else None
+        from fer_nb.model_api import load_classifier
     for checkpoint in checkpoints:
+        emotions = load_classifier(checkpoint).emotions
+        public = load_data(data, emotions=emotions)["PublicTest"] if data else None
         typer.echo(export(checkpoint, out, public=public))

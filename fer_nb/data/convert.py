@@ -23,7 +23,8 @@ from .quality import find_blank
 
 # %% auto #0
 __all__ = ['DROPS', 'SPLIT_FILES', 'WRITERS', 'drop_conflicting', 'drop_duplicates', 'drop_blank', 'clean', 'encode_png',
-           'write_folder', 'write_csv', 'parquet_batches', 'write_parquet', 'make_manifest', 'convert']
+           'write_folder', 'write_csv', 'parquet_batches', 'write_parquet', 'make_manifest', 'check_new_folder',
+           'convert']
 
 # %% ../../nbs/16_convert.ipynb #45c4ceaa
 def drop_conflicting(
@@ -188,6 +189,16 @@ def make_manifest(
     }
 
 # %% ../../nbs/16_convert.ipynb #2a0a3a8e
+def check_new_folder(
+    out: str | Path,  # to be written
+) -> Path:
+    "The folder with `~` expanded; one that holds something is a `DatasetError`."
+    out = Path(out).expanduser()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DatasetError(f"{out} exists and is not empty. Give a new folder.")
+    return out
+
+# %% ../../nbs/16_convert.ipynb #fa10e17b
 def convert(
     data: FaceDataset,  # of `load_data`
     out: str | Path,  # a folder that does not exist yet, or is empty
@@ -204,9 +215,7 @@ def convert(
     """
     if to not in WRITERS:
         raise DatasetError(f"There is no layout '{to}' to write. Give one of {', '.join(WRITERS)}.")
-    out = Path(out).expanduser()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DatasetError(f"{out} exists and is not empty. Give a new folder.")
+    out = check_new_folder(out)
     cleaned, dropped = clean(data, drop)
     manifest = make_manifest(cleaned, data, to, dropped)
     with atomic_write(out) as folder:

@@ -181,7 +181,7 @@ def printable_name(
     name: str,  # of a file
 ) -> str:
     "A file's name with every character replaced that a terminal or a JSON file cannot show."
-    return "".join(c if c.isprintable() else "?" for c in name)
+    return name if name.isprintable() else "".join(c if c.isprintable() else "?" for c in name)
 
 
 def format_count(

@@ -19,8 +19,8 @@ from .dataset import SIZE, FaceDataset, ReadIssue, Sample, SourceFile, Split, pr
 from ..images import MAX_PIXELS, canonical_image, open_image
 
 # %% auto #0
-__all__ = ['MAX_IMAGE_BYTES', 'SPOOL_BYTES', 'crop_box', 'decode_face', 'load_pixels', 'PixelSpool', 'resize_square',
-           'spooled_array', 'SplitRows', 'collect_rows', 'make_split', 'collect_samples']
+__all__ = ['MAX_IMAGE_BYTES', 'SPOOL_BYTES', 'crop_box', 'decode_face', 'read_image_file', 'load_pixels', 'PixelSpool',
+           'resize_square', 'spooled_array', 'SplitRows', 'collect_rows', 'make_split', 'collect_samples']
 
 # %% ../../nbs/07_decode.ipynb #40f6c98b
 def crop_box(
@@ -53,7 +53,8 @@ def decode_face(
         if box and box != (0, 0, *image.size):
             image = crop_box(image, box)
             done.append("cropped by its box")
-        image = canonical_image(image).convert("L")
+        image = canonical_image(image)
+        image = image if image.mode == "L" else image.convert("L")
         side = min(max(SIZE, min(image.size)), size)
         if image.size != (side, side):
             image = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
@@ -64,6 +65,16 @@ def decode_face(
 MAX_IMAGE_BYTES = 64 * 2**20  # bytes of one image file
 
 
+def read_image_file(
+    file: SourceFile,
+) -> bytes:
+    "The content of an image file; one that is too large is a `ValueError`."
+    if file.size > MAX_IMAGE_BYTES:
+        raise ValueError(f"it is a file of {file.size / 2**20:,.0f} MB")
+    with file.open() as f:
+        return f.read()
+
+
 def load_pixels(
     face: Sample,  # of `read_samples`
     size: int = SIZE,  # largest side to keep, pixels
@@ -71,13 +82,10 @@ def load_pixels(
     "The pixels of one sample; whatever is wrong with its file is raised as it comes."
     if isinstance(face.pixels, np.ndarray):
         return face.pixels, []
-    if face.pixels.size > MAX_IMAGE_BYTES:
-        raise ValueError(f"it is a file of {face.pixels.size / 2**20:,.0f} MB")
-    with face.pixels.open() as f:
-        return decode_face(f.read(), face.box, size)
+    return decode_face(read_image_file(face.pixels), face.box, size)
 
 # %% ../../nbs/07_decode.ipynb #2af35bb5
-SPOOL_BYTES = 2**30  # pixels of a split that are kept in memory while reading; what is beyond goes to a temporary file
+SPOOL_BYTES = 2**27  # pixels of a split that are kept in memory while reading; what is beyond goes to a temporary file
 
 
 class PixelSpool:

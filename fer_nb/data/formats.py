@@ -326,7 +326,8 @@ def most_images(
 ) -> Callable[[Source], bool]:
     "The mark of a layout: more than half of the images have a path that matches."
     def found(source):
-        n = sum(bool(re.search(pattern, f"{source.name}/{f.name}", re.IGNORECASE)) for f in source.images)
+        search = re.compile(pattern, re.IGNORECASE).search
+        n = sum(bool(search(f"{source.name}/{f.name}")) for f in source.images)
         return n > len(source.images) / 2
 
     return found

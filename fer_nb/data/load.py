@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,14 +30,14 @@ from tqdm import tqdm
 __all__ = ['CACHE_VERSION', 'MAPPED_BYTES', 'DOWNLOAD_HINT', 'READ_ERRORS', 'MAX_SIZE', 'duplicate_group_ids', 'take_rows',
            'split_validation', 'ReadOptions', 'source_hash', 'cache_key', 'cache_dirs', 'remove_stale_caches',
            'write_cache', 'read_array', 'read_cache', 'table_with_images', 'open_source', 'is_table_of_images',
-           'read_source', 'empty_dataset_message', 'finalize', 'check_source_paths', 'keep_cache', 'check_size',
-           'cache_files', 'select_emotions', 'load_data']
+           'open_samples', 'read_source', 'empty_dataset_message', 'finalize', 'check_source_paths', 'keep_cache',
+           'check_size', 'cache_files', 'select_emotions', 'load_data']
 
 # %% ../../nbs/13_load.ipynb #7e75324e
 from ..core import EMOTIONS, SPLITS, DatasetError, atomic_write, refuse_address
 from .archives import iter_folder, open_archive, source_kind
-from .dataset import SIZE, FaceDataset, ReadIssue, SourceFile, Split, check_emotions, check_label_map
-from .dataset import check_split_map
+from .dataset import SIZE, FaceDataset, ReadIssue, Sample, SourceFile, Split, check_emotions
+from .dataset import check_label_map, check_split_map
 from .decode import collect_samples
 from .formats import iter_path_rows, read_samples
 from .parquet import PARQUET
@@ -167,7 +167,7 @@ def write_cache(
     remove_stale_caches(file)
 
 # %% ../../nbs/13_load.ipynb #65a6788f
-MAPPED_BYTES = 2**30  # arrays of a cache that are larger are mapped into memory page by page, not read
+MAPPED_BYTES = 2**28  # arrays of a cache that are larger are mapped into memory page by page, not read
 
 
 def read_array(
@@ -248,12 +248,12 @@ def is_table_of_images(
         return False
 
 # %% ../../nbs/13_load.ipynb #6f7c44d9
-def read_source(
+@contextmanager
+def open_samples(
     path: Path,  # archive, table or folder
     options: ReadOptions = ReadOptions(),  # how it is read
-    progress: bool = True,  # show a bar
-) -> FaceDataset:
-    "Read a data set from its source, without any cache."
+) -> Iterator[tuple[FaceDataset, Source, Iterable[Sample]]]:  # without splits yet; its files; its labelled faces
+    "A source while it is read, its images not decoded."
     data, maps = FaceDataset(path.name, emotions=options.emotions), {**options.label_map, **options.split_map}
     data.notes += [f"'{name}' counts as {meaning}" for name, meaning in maps.items()]
     try:
@@ -264,14 +264,24 @@ def read_source(
                 raise DatasetError(f"FER+ votes belong to the rows of fer2013.csv. {path.name} has none: give the CSV.")
             source.votes = read_ferplus_votes(table_with_images(options.votes)[0], source) if options.votes else None
             data.layout, faces = read_samples(source)
-            total = len(faces) if isinstance(faces, list) else None
-            faces = tqdm(faces, f"reading {path.name}", total, unit=" faces", disable=None if progress else True)
-            subjects = collect_samples(faces, data, options.size)
-            record_unused(source)
+            yield data, source, faces
     except READ_ERRORS as e:
         raise DatasetError(f"{path.name} cannot be read ({e}). If it was downloaded, download it again.") from e
+
+# %% ../../nbs/13_load.ipynb #01d05cdd
+def read_source(
+    path: Path,  # archive, table or folder
+    options: ReadOptions = ReadOptions(),  # how it is read
+    progress: bool = True,  # show a bar
+) -> FaceDataset:
+    "Read a data set from its source, without any cache."
+    with open_samples(path, options) as (data, source, faces):
+        total = len(faces) if isinstance(faces, list) else None
+        faces = tqdm(faces, f"reading {path.name}", total, unit=" faces", disable=None if progress else True)
+        subjects = collect_samples(faces, data, options.size)
+        record_unused(source)
     if not data.splits:
-        raise DatasetError(empty_dataset_message(data, files))
+        raise DatasetError(empty_dataset_message(data, source.files))
     return finalize(data, subjects)
 
 # %% ../../nbs/13_load.ipynb #64dd52a2
@@ -373,11 +383,16 @@ def select_emotions(
     "The faces of some emotions, labeled in their order."
     if emotions == data.emotions:
         return data
-    splits = {}
+    splits, index = {}, np.array([emotions.index(e) if e in emotions else -1 for e in data.emotions])
     for name, split in data.splits.items():
-        index = np.array([emotions.index(e) if e in emotions else -1 for e in split.emotions])
-        kept = replace(split[index[split.labels] >= 0], emotions=emotions)
-        splits[name] = replace(kept, labels=index[kept.labels])
+        kept, votes = split[index[split.labels] >= 0], None
+        labels = index[kept.labels]
+        if kept.vote_shares is not None:
+            votes = np.zeros((len(kept), len(emotions)), np.float32)
+            votes[:, index[index >= 0]] = kept.vote_shares[:, index >= 0]
+            votes[votes.sum(1) == 0] = np.eye(len(emotions), dtype=np.float32)[labels[votes.sum(1) == 0]]
+            votes /= votes.sum(1, keepdims=True)
+        splits[name] = replace(kept, labels=labels, vote_shares=votes, emotions=emotions)
     return replace(data, splits=splits, emotions=emotions)
 
 # %% ../../nbs/13_load.ipynb #2fbd4748

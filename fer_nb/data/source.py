@@ -92,8 +92,8 @@ class FileList:
         pattern: str,  # regular expression for a path, in any case
     ) -> list[SourceFile]:
         "The files that are not hidden and whose path matches a regular expression, in any case."
-        shown = (f for f in self.files if not is_hidden(f.name) and not f.irregular)
-        return [f for f in shown if re.search(pattern, f.name, re.IGNORECASE)]
+        found = re.compile(pattern, re.IGNORECASE).search
+        return [f for f in self.files if found(f.name) and not is_hidden(f.name) and not f.irregular]
 
 # %% ../../nbs/04_source.ipynb #b3e5ac41
 class SplitMap(dict):

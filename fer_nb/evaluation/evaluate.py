@@ -16,41 +16,53 @@ from fastcore.basics import patch
 from scipy.special import softmax
 
 from ..core import EMOTIONS, SPLITS, DatasetError, ModelError, model_info, models_dir
-from ..runtime import open_session, tta_views
-from ..data.dataset import FaceDataset, Split
-from ..data.load import load_data
+from ..runtime import open_session, session_emotions, tta_views
+from ..data.dataset import FaceDataset, Split, format_count
+from ..data.load import load_data, select_emotions
 from ..data.quality import exact_duplicates_in
 from ..metrics import METRICS, bootstrap_ci, compute_metrics, confusion_counts, fraction, mcnemar, per_class_report
 from ..model_api import load_classifier
 
 # %% auto #0
-__all__ = ['BATCH', 'onnx_predictor', 'torch_predictor', 'load_predictor', 'predict_proba', 'Evaluation', 'select_split',
-           'default_split', 'dataset_notes', 'evaluate', 'check_same_images', 'agreement', 'concat', 'compare']
+__all__ = ['BATCH', 'Predictor', 'onnx_predictor', 'torch_predictor', 'load_predictor', 'predict_proba', 'Evaluation',
+           'select_split', 'default_split', 'dataset_notes', 'with_emotions', 'evaluate', 'check_same_images',
+           'agreement', 'concat', 'compare']
 
 # %% ../../nbs/60_evaluation.ipynb #939ca35a
+@dataclass(frozen=True)
+class Predictor:
+    "A model as a function, with the emotions that its file names."
+
+    predict: Callable[[np.ndarray], np.ndarray]  # uint8 [N, H, W] to float32 [N, K]
+    emotions: tuple[str, ...]  # K, in the order of its outputs
+
+    def __call__(self, faces: np.ndarray) -> np.ndarray:
+        return self.predict(faces)
+
+
 def onnx_predictor(
     model: bytes | str | Path,  # an .onnx file or its content
     threads: int | None = None,  # of ONNX Runtime; None: as many as there are cores
-) -> Callable[[np.ndarray], np.ndarray]:  # uint8 [N, H, W] to float32 [N, 7]
+) -> Predictor:
     "An exported model as a function; a file that is none of ours is a `ModelError`."
     if not isinstance(model, bytes) and not Path(model).is_file():
         raise ModelError(f"There is no file {model}. Check the name, or train the model: fer-nb train --help")
     session = open_session(model, threads)
-    return lambda faces: session.run(["probabilities"], {"faces": faces})[0]
+    return Predictor(lambda faces: session.run(["probabilities"], {"faces": faces})[0], session_emotions(session))
 
 
 def torch_predictor(
     path: Path,  # a best_<model>.pth
-) -> Callable[[np.ndarray], np.ndarray]:  # uint8 [N, H, W] to float32 [N, 7]
+) -> Predictor:
     "A checkpoint as a function, its calibration applied."
     clf = load_classifier(path)
-    return lambda faces: softmax(clf.logits(faces), axis=1)
+    return Predictor(lambda faces: softmax(clf.logits(faces), axis=1), clf.emotions)
 
 # %% ../../nbs/60_evaluation.ipynb #939ca35b
 def load_predictor(
     model: str | Path,  # a name of `MODELS`, a checkpoint .pth or an exported .onnx
     threads: int | None = None,  # of ONNX Runtime; None: as many as there are cores
-) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:  # what to call it; uint8 [N, H, W] to float32 [N, 7]
+) -> tuple[str, Predictor]:  # what to call it; uint8 [N, H, W] to float32 [N, K]
     """A model in whatever form it is given; what is none is a `ModelError`.
 
     >>> name, predict = load_predictor("custom_cnn")
@@ -74,7 +86,7 @@ def predict_proba(
     faces: np.ndarray,  # uint8 [N, H, W], at least one
     tta: bool = False,  # mean over `tta_views`
     batch_size: int = BATCH,  # faces at a time
-) -> np.ndarray:  # float32 [N, 7], rows sum to 1
+) -> np.ndarray:  # float32 [N, K], rows sum to 1
     "Probabilities for any number of faces."
     batches = [faces[i : i + batch_size] for i in range(0, len(faces), batch_size)]
     views = [[predict(view) for view in (tta_views(b) if tta else [b])] for b in batches]
@@ -87,12 +99,13 @@ class Evaluation:
 
     model: str  # what to call it
     split: str  # which images
-    labels: np.ndarray  # int64 [N], index into `EMOTIONS`
-    probabilities: np.ndarray  # float [N, 7], rows sum to 1
+    labels: np.ndarray  # int64 [N], index into `emotions`
+    probabilities: np.ndarray  # float [N, K], rows sum to 1
     is_duplicate: np.ndarray | None = None  # bool [N], stands in Training too; None: there is none to compare with
     ms_per_image: float = 0.0  # as measured, in batches
     notes: tuple[str, ...] = ()  # what should be known about the images
-    vote_shares: np.ndarray | None = None  # float32 [N, 7], each emotion's share of people's votes; None: no votes
+    vote_shares: np.ndarray | None = None  # float32 [N, K], each emotion's share of people's votes; None: no votes
+    emotions: tuple[str, ...] = EMOTIONS  # the K classes
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -117,13 +130,13 @@ def correct(self: Evaluation) -> np.ndarray:  # bool [N]
 
 
 @patch(as_prop=True)
-def matrix(self: Evaluation) -> np.ndarray:  # int [7, 7], rows true, columns predicted
+def matrix(self: Evaluation) -> np.ndarray:  # int [K, K], rows true, columns predicted
     "The confusion matrix in counts."
-    return confusion_counts(self.labels, self.predictions)
+    return confusion_counts(self.labels, self.predictions, len(self.emotions))
 
 
 @patch(as_prop=True)
-def normalized_confusion(self: Evaluation) -> np.ndarray:  # float [7, 7], rows sum to 1; nan without images
+def normalized_confusion(self: Evaluation) -> np.ndarray:  # float [K, K], rows sum to 1; nan without images
     "The confusion matrix in fractions of each row."
     n = self.matrix.sum(1, keepdims=True)
     return self.matrix / np.where(n, n, np.nan)
@@ -138,7 +151,7 @@ def metrics(self: Evaluation) -> dict[str, float]:  # a key for each row of `MET
 @patch(as_prop=True)
 def per_class(self: Evaluation) -> dict[str, dict]:  # emotion → accuracy, precision, recall, f1, support
     "The scores of each emotion, 0–1; None for an emotion without images."
-    return per_class_report(self.matrix)
+    return per_class_report(self.matrix, emotions=self.emotions)
 
 
 @patch(as_prop=True)
@@ -233,7 +246,8 @@ def select_split(
         raise DatasetError(f"{data.source} has no {missing[0]}, which 'test' needs. It has {', '.join(data.splits)}.")
     chosen = [data[n] for n in names]
     votes = None if any(p.vote_shares is None for p in chosen) else np.concatenate([p.vote_shares for p in chosen])
-    faces = Split(*(np.concatenate([getattr(p, k) for p in chosen]) for k in ("images", "labels", "paths")), votes)
+    arrays = (np.concatenate([getattr(p, k) for p in chosen]) for k in ("images", "labels", "paths"))
+    faces = Split(*arrays, votes, chosen[0].emotions)
     if not len(faces):
         raise DatasetError(f"{data.source} has no image in {split}. Choose another split.")
     compare = "Training" in data and "Training" not in names
@@ -258,6 +272,19 @@ def dataset_notes(
     return ["synthetic faces: these figures say nothing about people"] if data.synthetic else lines
 
 # %% ../../nbs/60_evaluation.ipynb #a212e83d
+def with_emotions(
+    data: FaceDataset,
+    predict: Predictor,
+) -> FaceDataset:  # with a note on what is left out
+    "The faces whose emotions a model knows, labeled in its order."
+    if data.emotions == predict.emotions:
+        return data
+    counts = [split.counts for split in data.splits.values()]
+    left = {e: n for e in data.emotions if e not in predict.emotions and (n := sum(c[e] for c in counts))}
+    notes = [f"{e} is no emotion of this model: {format_count(n)} left out" for e, n in left.items()]
+    return replace(select_emotions(data, predict.emotions), notes=[*data.notes, *notes])
+
+# %% ../../nbs/60_evaluation.ipynb #763abac3
 def evaluate(
     model: str | Path,  # a name of `MODELS`, a checkpoint .pth or an exported .onnx
     data: FaceDataset | str | Path | None = None,  # or a path to it; None: $FER2013, else synthetic faces
@@ -271,7 +298,7 @@ def evaluate(
     ('custom_cnn', 'PublicTest', '...%')
     """
     name, predict = load_predictor(model)
-    data = data if isinstance(data, FaceDataset) else load_data(data)
+    data = with_emotions(data if isinstance(data, FaceDataset) else load_data(data, emotions=predict.emotions), predict)
     split = split or default_split(data)
     faces, duplicate = select_split(data, split)
     start = time.perf_counter()
@@ -280,13 +307,14 @@ def evaluate(
     absent = [e for e, n in faces.counts.items() if not n]
     notes = [f"no image of {', '.join(absent)}: not in any average"] if absent else []
     notes = (*notes, *dataset_notes(data))
-    return Evaluation(name, split, faces.labels, probs, duplicate, took, notes, faces.vote_shares)
+    return Evaluation(name, split, faces.labels, probs, duplicate, took, notes, faces.vote_shares, faces.emotions)
 
 # %% ../../nbs/60_evaluation.ipynb #02a1d606
 def check_same_images(*evaluations: Evaluation) -> None:
     "A `DataError` unless all are of the same images."
     first = evaluations[0]
-    if any(e.split != first.split or not np.array_equal(e.labels, first.labels) for e in evaluations):
+    same = (e.emotions == first.emotions and np.array_equal(e.labels, first.labels) for e in evaluations)
+    if any(e.split != first.split for e in evaluations) or not all(same):
         raise DatasetError("These evaluations are of different images. Evaluate all models on the same split.")
 
 

@@ -33,14 +33,15 @@ from torch import nn
 
 # %% auto #0
 __all__ = ['make_optimizer', 'discriminative_lrs', 'one_cycle', 'fit', 'ResumableLearner', 'make_callbacks', 'make_learner',
-           'train_subsample', 'explain_device_errors', 'fit_or_explain', 'finished_result', 'finish_run', 'say_absent',
-           'run_training', 'StepTimer', 'epoch_seconds', 'epochs_in', 'train']
+           'train_subsample', 'explain_device_errors', 'fit_or_explain', 'finished_result', 'finish_run', 'say_leakage',
+           'say_absent', 'run_training', 'StepTimer', 'epoch_seconds', 'epochs_in', 'train']
 
 # %% ../../nbs/43_training.ipynb #ba444690
 from ..class_weights import class_weights
 from ..core import RecipeError, TrainingError
 from ..data.dataset import FaceDataset, Split
 from ..data.load import load_data
+from ..data.quality import exact_duplicates_in
 from ..model_api import build_model, init_model, load_checkpoint, model_module, model_recipe, param_groups
 from ..recipe import Recipe, override
 from fer_nb.training.callbacks import (
@@ -233,7 +234,20 @@ def finish_run(
     keep.path.unlink()
     return result
 
+# %% ../../nbs/43_training.ipynb #c8aff016
+def say_leakage(
+    data: FaceDataset,
+    log: Callable[[str], Any],  # gets a line, if images leak
+) -> None:
+    "Say how many images of the other splits are in Training: figures on them are too good."
+    others = {name: split for name, split in data.splits.items() if name != "Training"}
+    counts = {name: int(exact_duplicates_in(split, data["Training"]).sum()) for name, split in others.items()}
+    leaked = [f"{n:,} of {len(others[name]):,} {name} images" for name, n in counts.items() if n]
+    if leaked:
+        log(f"Leakage: {' and '.join(leaked)} are in Training too, and figures on them too good. "
+            "To remove them: fer-nb data SOURCE OUT --to folder --drop duplicates")  # fmt: skip
 
+# %% ../../nbs/43_training.ipynb #1cd273f8
 def say_absent(
     part: Split,  # Training
     log: Callable[[str], Any],  # gets a line, if an emotion is absent
@@ -254,6 +268,7 @@ def run_training(
     first: bool,  # whether this process writes
 ) -> TrainingResult | None:  # None in the other processes of several
     "A training with all its settings fixed, from the state it left, if there is one, to its artifacts."
+    say_leakage(data, log)
     say_absent(data["Training"], log)
     metadata = run_metadata(model, recipe, data)
     state = load_resume_state(out / f"{model}_state.pth", metadata, resume, log)
