@@ -24,10 +24,12 @@ MODULES = sorted(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    "photo.jpg, talk.mp4 (a second) and fer2013.zip, all of synthetic faces."
+    "photo.jpg, holiday/happy/photo.jpg, talk.mp4 (a second) and fer2013.zip, all of synthetic faces."
     folder = tmp_path_factory.mktemp("examples")
     face = draw_face("happy", 1, size=480, zoom=0.6).convert("RGB")
     face.save(folder / "photo.jpg")
+    (folder / "holiday" / "happy").mkdir(parents=True)
+    face.save(folder / "holiday" / "happy" / "photo.jpg")
     write_images(folder / "talk.mp4", [np.asarray(face)] * 10, fps=10)
     convert(synthetic_dataset(140), folder / "faces", to="folder")
     shutil.make_archive(folder / "fer2013", "zip", folder / "faces")
