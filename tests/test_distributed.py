@@ -91,7 +91,7 @@ def test_a_machine_that_is_lost_in_the_middle_loses_nothing(photos, alone, tmp_p
 
 def test_a_run_that_is_killed_goes_on(photos, alone, tmp_path):
     command = [sys.executable, "-c", "from fer_nb.cli import main; main()", "predict", photos, "--engine", "ray"]
-    command += ["--parquet", tmp_path, "--model", "custom_cnn", "--min-face", "80"]
+    command += ["--out", tmp_path, "--model", "custom_cnn", "--min-face", "80"]
     first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     begun(tmp_path)
     os.killpg(first.pid, signal.SIGKILL)
