@@ -140,7 +140,7 @@ def rows_path(
     "The file that rows are appended to: the table itself, or JSON Lines beside a Parquet table."
     return path.with_name(f".{path.name}.jsonl") if path.suffix.lower() == ".parquet" else path
 
-
+# %% ../nbs/73_batch.ipynb #b0000033
 @contextmanager
 def appending_table(
     path: Path,
@@ -186,7 +186,7 @@ def read_rows(
             except ValueError:
                 return
 
-
+# %% ../nbs/73_batch.ipynb #b0000034
 def read_partial_table(
     path: Path,  # of a run that was stopped
     columns: Sequence[str],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -30,8 +30,8 @@ __all__ = ['DRAWING_SUFFIXES', 'PIECE', 'PHOTOS_HELP', 'RAY_HELP', 'PhotosArgume
            'TimelineOption', 'StrideOption', 'SmoothOption', 'VIDEO_HELP', 'FRAMES_HELP', 'VideosArgument',
            'FramesOption', 'SecondsOption', 'FOLDER_HELP', 'VideoFolderOption', 'annotated_path', 'write_annotated',
            'PhotoReport', 'report_photos', 'report_piece', 'report_all', 'printing_results', 'cmd_predict',
-           'predict_on_ray', 'photos_to_do', 'predict_here', 'rows_before', 'cmd_video', 'follow_one', 'follow_many',
-           'follow_faces', 'frame_table', 'print_tracks']
+           'predict_on_ray', 'photos_to_do', 'predict_here', 'pass_on', 'rows_before', 'cmd_video', 'follow_one',
+           'follow_many', 'follow_faces', 'frame_table', 'print_tracks']
 
 # %% ../../nbs/94_commands_recognize.ipynb #5d4b0780
 DRAWING_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # formats that are kept; the others become PNG
@@ -117,19 +117,19 @@ def report_all(
 @contextmanager
 def printing_results(
     model: str,  # the recognizer's
-    form: str,  # "json": one list; "jsonl": a line a photo; "text": lines for people
+    form: str,  # "json": one list; "jsonl": a line a photo; "text": lines for people; empty: nothing
 ) -> Iterator[Callable[[PhotoReport], None]]:
     "Inside, a function that prints what was found; a JSON list is closed at the end."
     count = 0
 
     def show(result: PhotoReport) -> None:
         nonlocal count
-        row = {"path": result.source, "model": model, **result.found} if form != "text" else {}
+        row = {"path": result.source, "model": model, **result.found} if form.startswith("json") else {}
         if form == "jsonl":
             typer.echo(json.dumps(row))
         elif form == "json":
             typer.echo(f"{',' if count else '['}\n{indent(json.dumps(row, indent=2), '  ')}", nl=False)
-        elif not result.error:
+        elif form == "text" and not result.error:
             typer.echo(f"{result.source}\n{indent(result.text, '  ')}")
         count += 1
 
@@ -173,8 +173,6 @@ def cmd_predict(
     settings: dict[str, Any] = dict(model=model or None, min_face=min_face, tta=tta, threshold=threshold)
     more = dict(crop=crop, prior=parse_prior_option(prior), device=device)
     form = "json" if as_json else "jsonl" if json_lines else "text"
-    if prior == "em" and workers > 1:
-        raise FerError("--prior em learns from one photo after the other. Leave out --workers.")
     if engine:
         if engine != "ray" or not table or annotate or form != "text" or crop != "detect" or prior or workers > 1:
             raise FerError("Very many photos: --engine ray --out DIR, and no other output, --crop, --prior, --workers.")
@@ -224,7 +222,7 @@ def photos_to_do(
 # %% ../../nbs/94_commands_recognize.ipynb #1503f2e4
 def predict_here(
     paths: list[str],
-    form: str,  # of what is printed: "json", "jsonl" or "text"
+    form: str,  # of what is printed: "json", "jsonl" or "text", which is for runs without a table or drawings
     table: Path | None,
     resume: bool,
     annotate: Path | None,
@@ -236,23 +234,34 @@ def predict_here(
 
     from fer_nb.inference import COLUMNS, EmotionRecognizer
 
+    if workers > 1 and settings["prior"] == "em":
+        raise FerError("--prior em learns from one photo after the other. Leave out --workers.")
     before = rows_before(table, resume, COLUMNS)
     photos, root = photos_to_do(paths, annotate, {row["source"] for row in before})
-    failed, quiet = 0, None if (table or annotate) and form == "text" else True  # None: a bar in a terminal
+    form = "" if form == "text" and (table or annotate) else form
+    make = partial(EmotionRecognizer, **settings)
     with ExitStack() as stack:
-        make = partial(EmotionRecognizer, **settings)
         recognizer = stack.enter_context(make())
-        add_rows = stack.enter_context(appending_table(table, COLUMNS, before)) if table else None
+        add_rows = stack.enter_context(appending_table(table, COLUMNS, before)) if table else lambda rows: None
         show = stack.enter_context(printing_results(recognizer.model, form))
         reports = report_all(recognizer, make, photos, annotate, root, workers)
-        for report in tqdm(reports, total=len(photos), unit="photo", disable=quiet):
-            if add_rows:
-                add_rows(report.rows)
-            if report.error:
-                failed += 1
-                typer.echo(f"error: {report.error}", err=True)
-            if form != "text" or not (table or annotate):
-                show(report)
+        bar = tqdm(reports, total=len(photos), unit="photo", disable=True if form else None)  # None: in a terminal
+        return pass_on(bar, add_rows, show)
+
+# %% ../../nbs/94_commands_recognize.ipynb #c4a10004
+def pass_on(
+    reports: Iterable[PhotoReport],
+    add_rows: AddRows,
+    show: Callable[[PhotoReport], None],
+) -> int:  # photos that could not be read, or written
+    "Each report goes to the table, to standard output, and its error to standard error."
+    failed = 0
+    for report in reports:
+        add_rows(report.rows)
+        if report.error:
+            failed += 1
+            typer.echo(f"error: {report.error}", err=True)
+        show(report)
     return failed
 
 # %% ../../nbs/94_commands_recognize.ipynb #f8d02a3b
