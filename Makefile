@@ -55,6 +55,8 @@ licences: .venv/.dev
 docs: export NO_MKDOCS_2_WARNING = 1
 docs: .venv/.dev
 	@PYTHONPATH=. $(BIN)/mkdocs build --quiet --strict
+	@if command -v npm > /dev/null; then bash docs/browser/build.sh _docs/browser; \
+		else echo "== without npm: the networks of the page _docs/browser are missing"; fi
 	@$(BIN)/pytest docs/test_site.py
 	@echo "== the site is in _docs; to read it: $(BIN)/python -m http.server -d _docs"
 

@@ -270,7 +270,8 @@ def on_config(config):
     modules = [{imported_as(m): f"api/{m}.md"} for m in map(module_of, NOTEBOOKS) if m]
     cards = [{"Models": [{c.stem: f"models/{c.name}"} for c in CARDS]}] if CARDS else []
     notebooks = [{"Learn": pages(True)}, {"Look up": pages(False)}]
-    config.nav = ["index.md", *notebooks, {"Library": modules}, *cards, {"About": list(TEXTS)}]
+    browser = {"In your browser": f"{config.site_url}browser/"}  # docs/browser is no page of MkDocs
+    config.nav = ["index.md", browser, *notebooks, {"Library": modules}, *cards, {"About": list(TEXTS)}]
     return config
 
 

@@ -53,6 +53,15 @@ def test_every_link_leads_somewhere(read):
     assert broken == []
 
 
+def test_the_page_that_recognizes_in_the_browser_has_what_it_loads():
+    page = SITE / "browser"
+    loads = [load for file in page.glob("*.*") for load in re.findall(r'["`]\./([\w./-]+\.m?js)"', file.read_text())]
+    loads += ["models/face_short.onnx", "models/face_full.onnx", "models/mobilenet_v3.onnx"]
+    wanted = loads if shutil.which("npm") else ["fer.js", "page.js"]
+    assert "fer.js" in loads and [name for name in wanted if not (page / name).is_file()] == []
+    assert not (page / "build.sh").exists()
+
+
 def test_nothing_comes_from_another_host(read):
     loads = {load for reader in read.values() for load in reader.loads}
     sheets = "".join(sheet.read_text() for sheet in SITE.rglob("*.css"))

@@ -355,7 +355,7 @@ def test_predict_reads_a_list_on_standard_input(photos):
 
 
 def test_predict_writes_a_row_for_each_face(photos, tmp_path):
-    result = fer_nb("predict", photos, "--csv", tmp_path / "t.csv")
+    result = fer_nb("predict", photos, "--out", tmp_path / "t.csv")
     rows = {Path(row["source"]).name: row for row in table(tmp_path / "t.csv")}
     assert result.exit_code == 1 and result.stdout == ""
     assert [*rows] == ["face.png", "notes.jpg", "wall.png"]
@@ -365,17 +365,17 @@ def test_predict_writes_a_row_for_each_face(photos, tmp_path):
 
 def test_predict_goes_on_where_it_was_stopped(photos, tmp_path):
     file = tmp_path / "t.csv"
-    fer_nb("predict", photos, "--csv", file)
+    fer_nb("predict", photos, "--out", file)
     whole = file.read_text()
-    assert "--resume" in one_line(fer_nb("predict", photos, "--csv", file)) and file.read_text() == whole
+    assert "--resume" in one_line(fer_nb("predict", photos, "--out", file)) and file.read_text() == whole
     lines = whole.splitlines(keepends=True)
     for kept in (lines[:1], lines[:2], [*lines[:2], lines[2][:9]], lines):
         file.write_text("".join(kept))
-        fer_nb("predict", photos, "--csv", file, "--resume")
+        fer_nb("predict", photos, "--out", file, "--resume")
         assert file.read_text() == whole
     file.write_text("a,b\n1,2\n")
-    assert "not a table" in one_line(fer_nb("predict", photos, "--csv", file, "--resume"))
-    assert "--csv" in one_line(fer_nb("predict", photos, "--resume"))
+    assert "not a table" in one_line(fer_nb("predict", photos, "--out", file, "--resume"))
+    assert "--out" in one_line(fer_nb("predict", photos, "--resume"))
 
 
 def test_predict_draws_beside_and_never_over(photos, tmp_path):
@@ -400,21 +400,21 @@ def test_a_full_disk_leaves_a_table_of_whole_photos(photos, tmp_path):
     for i in range(3):
         shutil.copy(photos / "face.png", tmp_path / f"{i}.png")
     whole, few = tmp_path / "whole.csv", tmp_path / "few.csv"
-    assert fer_nb("predict", tmp_path, "--csv", whole).exit_code == 0
+    assert fer_nb("predict", tmp_path, "--out", whole).exit_code == 0
     header, *rows = whole.read_bytes().splitlines(keepends=True)
     room = len(header) + len(rows[0]) + len(rows[1]) // 2
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room})); {FER_NB[2]}"
-    command = [sys.executable, "-c", limit, "predict", tmp_path, "--csv", few]
+    command = [sys.executable, "-c", limit, "predict", tmp_path, "--out", few]
     done = subprocess.run([str(w) for w in command], capture_output=True, text=True)
     assert done.returncode == 2 and "--resume" in done.stderr and "Traceback" not in done.stderr
     assert done.stderr.count("error: ") == 1 and few.read_bytes() == header + rows[0]
-    assert fer_nb("predict", tmp_path, "--csv", few, "--resume").exit_code == 0
+    assert fer_nb("predict", tmp_path, "--out", few, "--resume").exit_code == 0
     assert few.read_bytes() == whole.read_bytes()
 
 
 def test_a_table_that_cannot_be_begun_is_one_line(photos, tmp_path):
     (tmp_path / "file").touch()
-    words = ("predict", photos / "face.png", "--csv", tmp_path / "file" / "t.csv")
+    words = ("predict", photos / "face.png", "--out", tmp_path / "file" / "t.csv")
     assert "cannot be used" in one_line(fer_nb(*words))
 
 
@@ -429,11 +429,11 @@ def test_a_wrapped_data_uri_on_standard_input(photos):
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
 def test_names_that_are_not_utf_8(photos, tmp_path):
     shutil.copy(photos / "face.png", os.fsencode(tmp_path) + b"/Bj\xf6rn.png")
-    for words in (["--csv", tmp_path / "t.csv"], []):
+    for words in (["--out", tmp_path / "t.csv"], []):
         done = subprocess.run([*FER_NB, "predict", tmp_path, *words], capture_output=True)
         assert done.returncode == 0, done.stderr
         assert b"/Bj\xf6rn.png" in (done.stdout or (tmp_path / "t.csv").read_bytes())
-    assert fer_nb("predict", tmp_path, "--csv", tmp_path / "t.csv", "--resume").exit_code == 0
+    assert fer_nb("predict", tmp_path, "--out", tmp_path / "t.csv", "--resume").exit_code == 0
 
 
 def test_predict_with_several_models_and_a_threshold(photos):
@@ -453,7 +453,7 @@ def test_video_leaves_table_video_and_timeline(tmp_path):
         writer.write(np.frombuffer(face, np.uint8).reshape(240, 240, 3))
     writer.release()
     out = [tmp_path / name for name in ("t.csv", "out.avi", "line.png")]
-    words = ("--csv", out[0], "--video-out", out[1], "--timeline", out[2], "--stride", 2)
+    words = ("--out", out[0], "--video-out", out[1], "--timeline", out[2], "--stride", 2)
     said = json.loads(fer_nb("video", tmp_path / "a.avi", *words, "--json").stdout)
     assert (said["frames"], len(said["tracks"]), len(table(out[0]))) == (3, 1, 3)
     assert all(path.stat().st_size for path in out)
@@ -464,9 +464,9 @@ def test_many_videos_leave_one_table(photos, tmp_path):
     pytest.importorskip("av")
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).write_bytes(b"no video")
-    result = fer_nb("video", tmp_path, "--csv", tmp_path / "t.csv")
+    result = fer_nb("video", tmp_path, "--out", tmp_path / "t.csv")
     assert result.exit_code == 1 and result.stderr.count("error: ") == 2 and len(table(tmp_path / "t.csv")) == 2
-    assert "--csv" in one_line(fer_nb("video", tmp_path))
+    assert "--out" in one_line(fer_nb("video", tmp_path))
 
 
 def test_the_card_of_a_model():

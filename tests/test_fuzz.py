@@ -174,7 +174,7 @@ def files(kind):
 READ = {"pictures": read_picture, "data": read_data, "models": read_model, "films": read_film}
 
 COMMANDS = "predict video data train evaluate export recipe models runs average bank".split()
-WORDS = [*COMMANDS, *"""--json --csv --tta --data --set --size --epochs --model --init --resume --split --out --help
+WORDS = [*COMMANDS, *"""--json --tta --data --set --size --epochs --model --init --resume --split --out --help
 --version --min-face --threshold --annotate custom_cnn resnet18 efficientnet_b0 face.png none.png lr=0.1 lr=nan lr=1e999
 epochs=-1 epochs=1.5 mixup_alpha=x size=0
 = a=b=c 0 -1 1e9 nan test PublicTest out . - * [ ä 📷 ../..""".split(), "", "\0",
@@ -302,7 +302,7 @@ def test_a_batch_killed_again_and_again_has_one_row_for_each_file(tmp_path):
         else:
             os.link(photos / f"{i % 40:05}.png", photos / f"{i:05}.png")
     command = [sys.executable, "-c", "from fer_nb.cli import main; main()", "predict", photos, "--min-face", "80"]
-    command += ["--csv", file, "--resume"]
+    command += ["--out", file, "--resume"]
     for _ in range(kills):
         before = len(rows_of(file))
         enough = before + chance.randrange(1, n // kills - 64)

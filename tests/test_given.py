@@ -215,7 +215,7 @@ def test_pictures_that_are_written_out_keep_apart_in_a_table(folder):
     other = "data:;base64," + base64.b64encode(encoded(FACE)).decode()
     lines = "\n".join([WRITTEN["data"], other])
     for words in ([], ["--resume"]):
-        done = fer_nb("predict", "-", "--csv", "t.csv", "--annotate", "out", *words, input=lines)
+        done = fer_nb("predict", "-", "--out", "t.csv", "--annotate", "out", *words, input=lines)
         assert done.exit_code == 0, done.output
     with open("t.csv", newline="") as file:
         assert [row["source"] for row in csv.DictReader(file)] == [source_name(WRITTEN["data"]), source_name(other)]
@@ -239,7 +239,7 @@ def test_an_address_is_unharmed_and_not_fetched(address, folder, recognizer):
     with pytest.raises(ImageError, match="nothing is fetched"):
         recognizer(address)
     pytest.importorskip("ray")
-    assert address in fer_nb("predict", address, "--engine", "ray", "--parquet", "out").stderr
+    assert address in fer_nb("predict", address, "--engine", "ray", "--out", "out").stderr
 
 
 LONG = ["x" * 100_000, "x/" * 5000 + "a.jpg", "https://" + "a" * 9999, "data:;base64," + "A" * 9999, "\n" * 999, "\x1b"]
@@ -251,7 +251,7 @@ def test_no_message_is_long_whatever_was_given(text, folder, recognizer):
         with pytest.raises(FerError) as error:
             what(text)
         short_line(error.value)
-    options = [["predict", "a", option, text] for option in ("--model", "--csv", "--threshold", "--engine")]
+    options = [["predict", "a", option, text] for option in ("--model", "--out", "--threshold", "--engine")]
     for words in (["predict", text], ["data", text], [text], ["train", text], ["data", "a", "--map", text], *options):
         said = fer_nb(*words)
         assert all(len(line) < 330 for line in said.stderr.splitlines()), words[:3]
@@ -265,7 +265,7 @@ def test_what_a_folder_holds_besides_is_counted(folder):
     FACE.save("face.png")
     for name in ("a.txt", "b.TXT", "c.mp4", "LICENSE"):
         Path(name).touch()
-    done = fer_nb("predict", ".", "--csv", "t.csv")
+    done = fer_nb("predict", ".", "--out", "t.csv")
     assert done.exit_code == 0
     assert done.stderr == "left out in ., as no picture: 2 .txt, 1 .mp4, 1 without an ending\n"
 
@@ -303,7 +303,7 @@ def test_a_folder_that_may_not_be_read_is_an_error(folder):
 
 
 def test_an_empty_list_is_nothing_to_do(folder):
-    for words in ([], ["--json"], ["--csv", "t.csv"], ["--annotate", "out"], ["--engine", "ray", "--parquet", "p"]):
+    for words in ([], ["--json"], ["--out", "t.csv"], ["--annotate", "out"], ["--engine", "ray", "--out", "p"]):
         done = fer_nb("predict", "-", *words, input="\n")
         assert (done.exit_code, done.stderr) == (0, ""), words
     assert not Path("p").exists()
@@ -313,7 +313,7 @@ def test_a_drawing_that_cannot_be_written_is_that_photo_s_error(folder):
     name = "x" * 248 + ".png"
     for one in (name, "face.png"):
         FACE.save(one)
-    done = fer_nb("predict", name, "face.png", "--annotate", "out", "--csv", "t.csv")
+    done = fer_nb("predict", name, "face.png", "--annotate", "out", "--out", "t.csv")
     assert done.exit_code == 1 and "cannot be used" in short_line(done.stderr.removesuffix("\n"))
     assert os.listdir("out") == ["face_faces.png"]
     with open("t.csv", newline="") as file:

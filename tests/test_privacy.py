@@ -69,7 +69,7 @@ def film(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("words", ["predict face.png --csv t.csv --annotate .", "video FILM --csv t.csv", "models"])
+@pytest.mark.parametrize("words", ["predict face.png --out t.csv --annotate .", "video FILM --out t.csv", "models"])
 def test_the_command_keeps_to_itself(words, watched, film, tmp_path):
     strace, how = watched
     words = words.replace("FILM", str(film)).split()

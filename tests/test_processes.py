@@ -168,7 +168,7 @@ print(left)
 @linux
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_no_reason_to_stop(closed, folder):
-    done = shell(f"fer-nb predict face.png --csv t.csv {closed}", folder)
+    done = shell(f"fer-nb predict face.png --out t.csv {closed}", folder)
     assert done.returncode == 0, done.stderr
     (row,) = csv.DictReader((folder / "t.csv").open())
     assert row["emotion"] in EMOTIONS
@@ -181,7 +181,7 @@ import sys
 sys.stdin = sys.stdout = sys.stderr = None
 from fer_nb.inference import EmotionRecognizer
 assert len(EmotionRecognizer("custom_cnn")("face.png").faces) == 1
-sys.argv = ["fer-nb", "predict", "face.png", "--csv", "t.csv"]
+sys.argv = ["fer-nb", "predict", "face.png", "--out", "t.csv"]
 from fer_nb.cli import main
 main()
 """

@@ -10,20 +10,23 @@ import os
 import tempfile
 import timeit
 from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ..core import model_info, models_dir
+from ..core import ModelError, available_models, model_info, models_dir
 from ..data.synthetic import draw_face
 from ..faces import crop_face, detect_faces
 from ..inference import EmotionRecognizer, ModelSource, detect_and_crop
+from ..runtime import BATCH_FACES, DEVICES
 
 # %% auto #0
 __all__ = ['median_ms', 'bench_image', 'bench_photo', 'matmul_baseline', 'op_kind', 'profile_events', 'profile_by_op',
-           'bench_onnx', 'bench_classifier']
+           'bench_onnx', 'bench_classifier', 'bench_devices']
 
 # %% ../../nbs/85_bench_inference.ipynb #1c026d81
 def median_ms(
@@ -169,3 +172,21 @@ def bench_classifier(
     if checkpoint.is_file():
         return load_classifier(checkpoint)
     return FaceClassifier(build_model(name), Preprocess(info.default_size, info.channels)).eval()
+
+# %% ../../nbs/85_bench_inference.ipynb #de71ce02
+def bench_devices() -> list[dict[str, Any]]:  # model, device, ms_alone, ms_in_batch
+    "Milliseconds a face, of each model that is here on each device that is."
+    import onnxruntime as ort
+
+    rows, faces = [], np.stack([np.asarray(draw_face("happy", i)) for i in range(BATCH_FACES)])
+    there = [name for name, (provider, _) in DEVICES.items() if provider in ort.get_available_providers()]
+    for model, device in product(available_models(), there):
+        try:
+            recognizer = EmotionRecognizer(model, device=device)
+            alone = median_ms(partial(recognizer.classify, faces[:1]))
+            batch = median_ms(partial(recognizer.classify, faces)) / len(faces)
+        except ModelError:
+            continue
+        rows.append(dict(model=model, device=device, ms_alone=round(alone, 2), ms_in_batch=round(batch, 2)))
+        recognizer.close()
+    return rows

@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 import fer_nb
+from ..batch import FILENAME_ERRORS
 from ..core import MODELS, FerError, RecipeError, brief, system_libraries
 
 # %% auto #0
@@ -25,8 +26,8 @@ __all__ = ['UsageError', 'app', 'VersionOption', 'ONE_MODEL_HELP', 'MODEL_HELP',
            'TTA_HELP', 'THRESHOLD_HELP', 'JsonOption', 'DataOption', 'LabelMapOption', 'SplitMapOption',
            'ModelArgument', 'ModelOption', 'TtaOption', 'ThresholdOption', 'MinFaceOption', 'EMOTIONS_HELP',
            'CROP_HELP', 'PRIOR_HELP', 'DEVICE_HELP', 'EmotionsOption', 'CropOption', 'PriorOption', 'DeviceOption',
-           'FILENAME_ERRORS', 'ErrorGroup', 'file_error', 'about', 'require_extra', 'parse_key_values',
-           'parse_label_maps', 'parse_emotions', 'parse_prior_option', 'replace_unencodable', 'prepare_streams']
+           'ErrorGroup', 'file_error', 'about', 'require_extra', 'parse_key_values', 'parse_label_maps',
+           'parse_emotions', 'parse_prior_option', 'replace_unencodable', 'prepare_streams']
 
 # %% ../../nbs/92_commands.ipynb #48250e3f
 UsageError: Any = typer.BadParameter.__base__  # click's, or that of the copy of click inside typer
@@ -168,9 +169,6 @@ def parse_prior_option(
         raise FerError(f"--prior takes numbers, as happy=0.4, not '{text}'.") from None
 
 # %% ../../nbs/92_commands.ipynb #f4cd0605
-FILENAME_ERRORS = "surrogateescape"  # error handler for names of files, which on Linux need not be UTF-8
-
-
 def replace_unencodable(
     error: UnicodeEncodeError,  # of a character that the output's code page lacks
 ) -> tuple[str | bytes, int]:  # what to write, and the position to go on at

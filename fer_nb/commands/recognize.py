@@ -5,13 +5,11 @@
 # %% ../../nbs/94_commands_recognize.ipynb #fde8b23c
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from textwrap import indent
@@ -19,80 +17,21 @@ from typing import Annotated, Any
 
 import typer
 
+from ..batch import AddRows, appending_table, map_processes, read_partial_table, rows_path, write_table
 from fer_nb.commands.base import (
-    FILENAME_ERRORS, CropOption, DeviceOption, JsonOption, MinFaceOption, ModelOption, PriorOption, ThresholdOption,
-    TtaOption, app, file_error, parse_prior_option, require_extra,
+    CropOption, DeviceOption, JsonOption, MinFaceOption, ModelOption, PriorOption, ThresholdOption, TtaOption, app,
+    file_error, parse_prior_option, require_extra,
 )
 from ..core import FerError, atomic_write
 
 # %% auto #0
-__all__ = ['DRAWING_SUFFIXES', 'PHOTOS_HELP', 'RAY_HELP', 'PhotosArgument', 'TableOption', 'ResumeTableOption', 'AnnotateOption',
-           'EngineOption', 'JsonLinesOption', 'ParquetOption', 'VideoOutOption', 'TimelineOption', 'StrideOption',
-           'SmoothOption', 'VIDEO_HELP', 'TABLE_HELP', 'VideosArgument', 'FramesOption', 'SecondsOption',
-           'WorkersOption', 'FOLDER_HELP', 'VideoFolderOption', 'csv_bytes', 'appending_csv', 'append_rows',
-           'read_partial_csv', 'annotated_path', 'write_annotated', 'printing_results', 'cmd_predict', 'predict_on_ray',
-           'photos_to_do', 'predict_here', 'rows_before', 'cmd_video', 'follow_one', 'follow_many', 'follow_faces',
-           'frame_table', 'print_tracks']
-
-# %% ../../nbs/94_commands_recognize.ipynb #446c555b
-def csv_bytes(
-    rows: Sequence[dict[str, Any]],
-    columns: Sequence[str],
-    header: bool = False,  # True: the columns' names first
-) -> bytes:  # UTF-8; a byte of a file's name stays as it is
-    "Rows as they stand in a CSV file."
-    text = io.StringIO(newline="")
-    table = csv.DictWriter(text, columns)
-    if header:
-        table.writeheader()
-    table.writerows(rows)
-    return text.getvalue().encode("utf-8", FILENAME_ERRORS)
-
-
-@contextmanager
-def appending_csv(
-    path: Path,
-    columns: Sequence[str],
-    before: Sequence[dict[str, Any]] = (),  # rows it begins with
-) -> Iterator[Callable[[Sequence[dict[str, Any]]], None]]:
-    "Inside, a function that appends rows: all of them or none, and at once."
-    try:
-        with atomic_write(path) as part:
-            part.write_bytes(csv_bytes(before, columns, header=True))
-        file = open(path, "ab", buffering=0)
-    except OSError as e:
-        raise FerError(file_error(e, path)) from e
-    with file:
-        yield partial(append_rows, file, columns)
-
-# %% ../../nbs/94_commands_recognize.ipynb #d707462d
-def append_rows(
-    file: io.FileIO,  # a CSV file, opened for appending without a buffer
-    columns: Sequence[str],
-    rows: Sequence[dict[str, Any]],
-) -> None:
-    "Append rows; where that fails, the file is as it was before, and the error says how to go on."
-    content, end = csv_bytes(rows, columns), file.seek(0, os.SEEK_END)
-    try:
-        while content:
-            content = content[file.write(content) :]
-    except OSError as e:
-        file.truncate(end)
-        hint = "What it holds is complete; make room, and go on: --resume."
-        raise FerError(f"{file.name} cannot be written ({e.strerror}). {hint}") from e
-
-# %% ../../nbs/94_commands_recognize.ipynb #23ae5afe
-def read_partial_csv(
-    path: Path,  # the CSV of a run that was stopped
-    columns: tuple[str, ...],
-) -> list[dict[str, Any]]:  # without those of the last photo, which may be incomplete
-    "The rows a table holds already."
-    with open(path, newline="", encoding="utf-8", errors=FILENAME_ERRORS) as file:
-        table = csv.DictReader(file)
-        if tuple(table.fieldnames or ()) != columns:
-            raise FerError(f"{path} is not a table of fer-nb predict. Name another file.")
-        rows = list(table)
-    return [row for row in rows if row["source"] != rows[-1]["source"]]
+__all__ = ['DRAWING_SUFFIXES', 'PIECE', 'PHOTOS_HELP', 'RAY_HELP', 'PhotosArgument', 'TABLE_HELP', 'TableOption',
+           'ResumeTableOption', 'AnnotateOption', 'EngineOption', 'JsonLinesOption', 'WorkersOption', 'VideoOutOption',
+           'TimelineOption', 'StrideOption', 'SmoothOption', 'VIDEO_HELP', 'FRAMES_HELP', 'VideosArgument',
+           'FramesOption', 'SecondsOption', 'FOLDER_HELP', 'VideoFolderOption', 'annotated_path', 'write_annotated',
+           'PhotoReport', 'report_photos', 'report_piece', 'report_all', 'printing_results', 'cmd_predict',
+           'predict_on_ray', 'photos_to_do', 'predict_here', 'pass_on', 'rows_before', 'cmd_video', 'follow_one',
+           'follow_many', 'follow_faces', 'frame_table', 'print_tracks']
 
 # %% ../../nbs/94_commands_recognize.ipynb #5d4b0780
 DRAWING_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # formats that are kept; the others become PNG
@@ -121,24 +60,77 @@ def write_annotated(
         return replace(result, error=file_error(e, file))
     return result
 
+# %% ../../nbs/94_commands_recognize.ipynb #c4a10002
+PIECE = 16  # photos that a process is given at once
+
+
+@dataclass(frozen=True)
+class PhotoReport:
+    "What is told of a photo."
+
+    source: str
+    rows: list[dict[str, Any]]  # of a table
+    found: dict[str, Any]  # as JSON
+    text: str  # for people
+    error: str  # empty if it could be read, and written
+
+
+def report_photos(
+    recognizer: Any,  # `EmotionRecognizer`
+    photos: list[str],
+    annotate: Path | None,  # folder for annotated photos
+    root: str,  # folder that all photos are in
+) -> Iterator[PhotoReport]:
+    "Read photos one after the other, and draw their boxes where that is wanted."
+    for result in recognizer.stream(photos):
+        if annotate and not result.error:
+            result = write_annotated(result, annotated_path(annotate, result.source, root))
+        yield PhotoReport(result.source, result.rows(), result.to_dict(), str(result), result.error)
+
+# %% ../../nbs/94_commands_recognize.ipynb #c4a10003
+def report_piece(
+    recognizer: Any,  # `EmotionRecognizer`
+    piece: tuple[list[str], Path | None, str],  # the rest of what `report_photos` takes
+) -> list[PhotoReport]:
+    "In another process."
+    return list(report_photos(recognizer, *piece))
+
+
+def report_all(
+    recognizer: Any,  # `EmotionRecognizer`, for one process
+    make: Callable[..., Any],  # opens another one
+    photos: list[str],
+    annotate: Path | None,
+    root: str,
+    workers: int,
+) -> Iterator[PhotoReport]:  # in the order of the photos
+    "All photos, in one process or several."
+    pieces = [(photos[i : i + PIECE], annotate, root) for i in range(0, len(photos), PIECE)]
+    workers = min(workers, len(pieces))
+    if workers < 2:
+        yield from report_photos(recognizer, photos, annotate, root)
+        return
+    for reports in map_processes(report_piece, pieces, make, workers):
+        yield from reports
+
 # %% ../../nbs/94_commands_recognize.ipynb #8963d1b2
 @contextmanager
 def printing_results(
     model: str,  # the recognizer's
-    form: str,  # "json": one list; "jsonl": a line a photo; "text": lines for people
-) -> Iterator[Callable[[Any], None]]:
-    "Inside, a function that prints a `Result`; a JSON list is closed at the end."
+    form: str,  # "json": one list; "jsonl": a line a photo; "text": lines for people; empty: nothing
+) -> Iterator[Callable[[PhotoReport], None]]:
+    "Inside, a function that prints what was found; a JSON list is closed at the end."
     count = 0
 
-    def show(result: Any) -> None:
+    def show(result: PhotoReport) -> None:
         nonlocal count
-        row = {"path": result.source, "model": model, **result.to_dict()} if form != "text" else {}
+        row = {"path": result.source, "model": model, **result.found} if form.startswith("json") else {}
         if form == "jsonl":
             typer.echo(json.dumps(row))
         elif form == "json":
             typer.echo(f"{',' if count else '['}\n{indent(json.dumps(row, indent=2), '  ')}", nl=False)
-        elif not result.error:
-            typer.echo(f"{result.source}\n{indent(str(result), '  ')}")
+        elif form == "text" and not result.error:
+            typer.echo(f"{result.source}\n{indent(result.text, '  ')}")
         count += 1
 
     yield show
@@ -150,12 +142,13 @@ PHOTOS_HELP = "Photos, folders, patterns in quotes ('*.jpg'), or - for a list of
 RAY_HELP = "ray: on all cores of this machine or a cluster, for very many photos; PATHs may be s3:// URLs or Parquet."
 
 PhotosArgument = Annotated[list[str], typer.Argument(metavar="PATH...", help=PHOTOS_HELP)]
-TableOption = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row for each face.")]
+TABLE_HELP = "Write a row for each face: .csv, .jsonl or .parquet; with --engine, a folder."
+TableOption = Annotated[Path | None, typer.Option("--out", metavar="FILE", help=TABLE_HELP)]
 ResumeTableOption = Annotated[bool, typer.Option("--resume", help="Continue what a stopped run has written.")]
 AnnotateOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the photos with boxes.")]
 EngineOption = Annotated[str | None, typer.Option(metavar="ray", help=RAY_HELP)]
 JsonLinesOption = Annotated[bool, typer.Option("--jsonl", help="Print a line of JSON for each photo.")]
-ParquetOption = Annotated[str | None, typer.Option(metavar="DIR", help="Folder for the results of --engine.")]
+WorkersOption = Annotated[int, typer.Option(metavar="N", min=1, help="Processes; the rows are the same.")]
 
 # %% ../../nbs/94_commands_recognize.ipynb #c75b3242
 @app.command("predict")
@@ -173,25 +166,25 @@ def cmd_predict(
     prior: PriorOption = None,
     device: DeviceOption = "auto",
     json_lines: JsonLinesOption = False,
+    workers: WorkersOption = 1,
     engine: EngineOption = None,
-    parquet: ParquetOption = None,
 ) -> None:
     "Name the expression of every face in photos."
     settings: dict[str, Any] = dict(model=model or None, min_face=min_face, tta=tta, threshold=threshold)
     more = dict(crop=crop, prior=parse_prior_option(prior), device=device)
     form = "json" if as_json else "jsonl" if json_lines else "text"
-    if engine or parquet:
-        if engine != "ray" or not parquet or table or annotate or form != "text" or crop != "detect" or prior:
-            raise FerError("Very many photos: --engine ray --parquet DIR, without other outputs, --crop and --prior.")
-        failed = predict_on_ray(paths, parquet, resume, settings)
+    if engine:
+        if engine != "ray" or not table or annotate or form != "text" or crop != "detect" or prior or workers > 1:
+            raise FerError("Very many photos: --engine ray --out DIR, and no other output, --crop, --prior, --workers.")
+        failed = predict_on_ray(paths, table, resume, settings)
     else:
-        failed = predict_here(paths, form, table, resume, annotate, settings | more)
+        failed = predict_here(paths, form, table, resume, annotate, settings | more, workers)
     raise typer.Exit(int(failed > 0))
 
 # %% ../../nbs/94_commands_recognize.ipynb #d9d45a8b
 def predict_on_ray(
     paths: list[str],
-    out: str,  # folder for the results
+    out: Path,  # folder for the results
     resume: bool,
     settings: dict[str, Any],  # of the recognizer
 ) -> int:  # photos that could not be read
@@ -229,33 +222,46 @@ def photos_to_do(
 # %% ../../nbs/94_commands_recognize.ipynb #1503f2e4
 def predict_here(
     paths: list[str],
-    form: str,  # of what is printed: "json", "jsonl" or "text"
+    form: str,  # of what is printed: "json", "jsonl" or "text", which is for runs without a table or drawings
     table: Path | None,
     resume: bool,
     annotate: Path | None,
     settings: dict[str, Any],  # of the recognizer
+    workers: int,  # processes
 ) -> int:  # photos that could not be read, or written
-    "Read photos one after the other, and pass each result on at once."
+    "Read photos, and pass each result on at once."
     from tqdm import tqdm
 
     from fer_nb.inference import COLUMNS, EmotionRecognizer
+
+    if workers > 1 and settings["prior"] == "em":
+        raise FerError("--prior em learns from one photo after the other. Leave out --workers.")
     before = rows_before(table, resume, COLUMNS)
     photos, root = photos_to_do(paths, annotate, {row["source"] for row in before})
-    failed, quiet = 0, None if (table or annotate) and form == "text" else True  # None: a bar in a terminal
+    form = "" if form == "text" and (table or annotate) else form
+    make = partial(EmotionRecognizer, **settings)
     with ExitStack() as stack:
-        recognizer = stack.enter_context(EmotionRecognizer(**settings))
-        add_rows = stack.enter_context(appending_csv(table, COLUMNS, before)) if table else None
+        recognizer = stack.enter_context(make())
+        add_rows = stack.enter_context(appending_table(table, COLUMNS, before)) if table else lambda rows: None
         show = stack.enter_context(printing_results(recognizer.model, form))
-        for result in tqdm(recognizer.stream(photos), total=len(photos), unit="photo", disable=quiet):
-            if annotate and not result.error:
-                result = write_annotated(result, annotated_path(annotate, result.source, root))
-            if add_rows:
-                add_rows(result.rows())
-            if result.error:
-                failed += 1
-                typer.echo(f"error: {result.error}", err=True)
-            if form != "text" or not (table or annotate):
-                show(result)
+        reports = report_all(recognizer, make, photos, annotate, root, workers)
+        bar = tqdm(reports, total=len(photos), unit="photo", disable=True if form else None)  # None: in a terminal
+        return pass_on(bar, add_rows, show)
+
+# %% ../../nbs/94_commands_recognize.ipynb #c4a10004
+def pass_on(
+    reports: Iterable[PhotoReport],
+    add_rows: AddRows,
+    show: Callable[[PhotoReport], None],
+) -> int:  # photos that could not be read, or written
+    "Each report goes to the table, to standard output, and its error to standard error."
+    failed = 0
+    for report in reports:
+        add_rows(report.rows)
+        if report.error:
+            failed += 1
+            typer.echo(f"error: {report.error}", err=True)
+        show(report)
     return failed
 
 # %% ../../nbs/94_commands_recognize.ipynb #f8d02a3b
@@ -266,12 +272,12 @@ def rows_before(
 ) -> list[dict[str, Any]]:
     "The rows of an earlier run; a table that is there is never written over."
     if resume and not table:
-        raise FerError("--resume continues a table: name it with --csv FILE or --parquet DIR.")
-    if not table or not table.exists():
+        raise FerError("--resume continues a table: name it with --out FILE.")
+    if not table or not (table.exists() or rows_path(table).exists()):
         return []
     if not resume:
-        raise FerError(f"{table} is there already. Continue it: --resume. Or name another file.")
-    return read_partial_csv(table, columns)
+        raise FerError(f"{table} is there already, or was begun. Continue it: --resume. Or name another file.")
+    return read_partial_table(table, columns)
 
 # %% ../../nbs/94_commands_recognize.ipynb #c58411fa
 VideoOutOption = Annotated[Path | None, typer.Option(metavar="FILE", help="The video with boxes: .mp4, .webm or .avi.")]
@@ -279,11 +285,10 @@ TimelineOption = Annotated[Path | None, typer.Option(metavar="FILE", help="A plo
 StrideOption = Annotated[int, typer.Option(metavar="N", min=1, help="Read each N-th frame.")]
 SmoothOption = Annotated[float, typer.Option(metavar="S", min=0, help="Seconds to average over; 0 for none.")]
 VIDEO_HELP = "Videos, folders, patterns in quotes; or one address, or the number of a webcam: 0 is the first."
-TABLE_HELP = "A row for each face and frame: .csv; of many videos also .jsonl or .parquet."
+FRAMES_HELP = "Write a row for each face and frame: .csv, .jsonl or .parquet."
 VideosArgument = Annotated[list[str], typer.Argument(metavar="VIDEO...", help=VIDEO_HELP)]
-FramesOption = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help=TABLE_HELP)]
+FramesOption = Annotated[Path | None, typer.Option("--out", metavar="FILE", help=FRAMES_HELP)]
 SecondsOption = Annotated[float | None, typer.Option(metavar="S", min=0, help="Stop after so long.")]
-WorkersOption = Annotated[int, typer.Option(metavar="N", min=1, help="Processes for many videos.")]
 FOLDER_HELP = "Folder for many videos with boxes."
 VideoFolderOption = Annotated[Path | None, typer.Option("--annotate", metavar="DIR", help=FOLDER_HELP)]
 
@@ -311,7 +316,7 @@ def cmd_video(
     if len(sources) == 1 and not os.path.isdir(sources[0]) and not (annotate or resume or workers > 1):
         return follow_one(sources[0], settings, stride, smooth, seconds, table, video_out, timeline, as_json)
     if not table or video_out or timeline:
-        raise FerError("Many videos leave one table: --csv FILE. --video-out and --timeline are for one video.")
+        raise FerError("Many videos leave one table: --out FILE. --video-out and --timeline are for one video.")
     settings |= dict(stride=stride, smooth=smooth, seconds=seconds)
     failed = follow_many(sources, table, settings, workers, resume, annotate, as_json)
     raise typer.Exit(int(failed > 0))
@@ -353,16 +358,22 @@ def follow_many(
     as_json: bool,
 ) -> int:  # videos that could not be read
     "Many videos into one table; each that cannot be read is one line, and the others go on."
+    from tqdm import tqdm
+
     with require_extra("video"):
         from fer_nb.video.batch import VideoSettings, process_videos
 
     def tell(summary: Any, done: int, total: int) -> None:
-        if summary.error:
-            typer.echo(f"error: {summary.error}", err=True)
-        elif not as_json:
-            typer.echo(f"{done}/{total} {summary.source}: {summary.frames} frames, faces: {len(summary.tracks)}")
+        bar.total = bar.n + 1 + total - done  # without those of an earlier run
+        bar.update()
+        with tqdm.external_write_mode():
+            if summary.error:
+                typer.echo(f"error: {summary.error}", err=True)
+            elif not as_json:
+                typer.echo(f"{done}/{total} {summary.source}: {summary.frames} frames, faces: {len(summary.tracks)}")
 
-    summaries = process_videos(sources, table, VideoSettings(**settings), workers, resume, annotate, tell)
+    with tqdm(unit="video", disable=None) as bar:
+        summaries = process_videos(sources, table, VideoSettings(**settings), workers, resume, annotate, tell)
     if as_json:
         typer.echo(json.dumps([asdict(summary) for summary in summaries], indent=2))
     return sum(bool(summary.error) for summary in summaries)
@@ -402,14 +413,12 @@ def follow_faces(
 @contextmanager
 def frame_table(
     path: Path,
-) -> Iterator[Callable[[Sequence[dict[str, Any]]], None]]:
+) -> Iterator[AddRows]:
     "Inside, a function that adds rows to a table; the file is complete or not there."
     from fer_nb.video.tracking import VIDEO_COLUMNS
 
-    with atomic_write(path) as part, open(part, "w", newline="", encoding="utf-8", errors=FILENAME_ERRORS) as file:
-        table = csv.DictWriter(file, VIDEO_COLUMNS)
-        table.writeheader()
-        yield table.writerows
+    with atomic_write(path) as part, write_table(part, VIDEO_COLUMNS) as add_rows:
+        yield add_rows
 
 
 def print_tracks(

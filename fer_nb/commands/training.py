@@ -24,10 +24,11 @@ __all__ = ['LAYOUTS_HELP', 'TO_HELP', 'DROP_HELP', 'CROP_HELP', 'DETECT_HELP', '
            'HtmlOption', 'CONTINUE_HELP', 'INIT_HELP', 'MINUTES_HELP', 'SET_HELP', 'EpochsOption', 'BatchSizeOption',
            'SizeOption', 'InitOption', 'SettingsOption', 'OutOption', 'SeedOption', 'ResumeOption', 'MinutesOption',
            'NoteOption', 'VIEWS_HELP', 'BankOption', 'TEACHERS_HELP', 'TeachersArgument', 'PLAN_HELP', 'STAGE_HELP',
-           'RunsArgument', 'MODELS_HELP', 'SPLIT_NAMES_HELP', 'VOTES_HELP', 'WRITE_HELP', 'ModelsArgument',
-           'SplitOption', 'VotesOption', 'THRESHOLD_DATA_HELP', 'cmd_data', 'convert_data', 'report_data', 'write_html',
-           'crop_data', 'cmd_train', 'train_and_export', 'cmd_recipe', 'cmd_bank', 'cmd_reproduce', 'cmd_average',
-           'cmd_runs', 'cmd_models', 'cmd_card', 'cmd_evaluate', 'write_evaluations', 'print_evaluations', 'cmd_export']
+           'RunsArgument', 'BenchOption', 'MODELS_HELP', 'SPLIT_NAMES_HELP', 'VOTES_HELP', 'WRITE_HELP',
+           'ModelsArgument', 'SplitOption', 'VotesOption', 'THRESHOLD_DATA_HELP', 'cmd_data', 'convert_data',
+           'report_data', 'write_html', 'crop_data', 'cmd_train', 'train_and_export', 'cmd_recipe', 'cmd_bank',
+           'cmd_reproduce', 'cmd_average', 'cmd_runs', 'cmd_models', 'cmd_card', 'cmd_evaluate', 'write_evaluations',
+           'print_evaluations', 'cmd_export']
 
 # %% ../../nbs/93_commands_training.ipynb #4f0a68f5
 LAYOUTS_HELP = "FER2013, FER+, RAF-DB, AffectNet, ExpW, CK+, JAFFE or KDEF; folders of emotions; a table of images."
@@ -297,16 +298,25 @@ def cmd_runs(
     typer.echo(json.dumps(rows, indent=2) if as_json else runs_table(rows))
 
 # %% ../../nbs/93_commands_training.ipynb #fc4e4d3c
+BenchOption = Annotated[bool, typer.Option("--bench", help="Measure them on each device that is here.")]
+
+
 @app.command("models")
 def cmd_models(
     as_json: JsonOption = False,
+    bench: BenchOption = False,
 ) -> None:
     "The available models: input, size, accuracy on PublicTest, milliseconds a face on this machine."
+    from fer_nb.bench.inference import bench_devices
     from fer_nb.inference import list_models
 
-    rows = list_models()
+    rows = bench_devices() if bench else list_models()
     if as_json:
         return typer.echo(json.dumps(rows, indent=2))
+    if bench:
+        for r in rows:
+            typer.echo("{model:18} {device:10} {ms_alone:7.2f} ms/face alone {ms_in_batch:7.2f} in a batch".format(**r))
+        return None
     line = "{:18} {:>6} {:>8} {:>10} {:>10}  {}"
     typer.echo(line.format("model", "input", "MB", "accuracy", "ms/face", ""))
     for r in rows:

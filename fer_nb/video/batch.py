@@ -5,21 +5,18 @@
 # %% ../../nbs/79_video_batch.ipynb #b1e00006
 from __future__ import annotations
 
-import csv
 import glob
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
 from pathlib import Path
+from typing import TypeAlias
 
+from ..batch import check_table, map_processes, write_table
 from ..core import FerError, atomic_write
 from ..inference import EmotionRecognizer
 from .containers import STREAM_ADDRESS, VideoError
@@ -28,9 +25,9 @@ from .reader import VideoReader
 from .tracking import VIDEO_COLUMNS, track_video
 
 # %% auto #0
-__all__ = ['VIDEO_SUFFIXES', 'BATCH_COLUMNS', 'find_videos', 'VideoSettings', 'VideoSummary', 'process_video', 'part_path',
-           'part_header', 'write_part', 'finished', 'part_rows', 'write_parquet', 'write_table', 'start_worker', 'work',
-           'run_workers', 'annotated_paths', 'prepare_parts', 'process_videos']
+__all__ = ['VIDEO_SUFFIXES', 'BATCH_COLUMNS', 'Job', 'find_videos', 'VideoSettings', 'VideoSummary', 'process_video', 'part_path',
+           'part_header', 'write_part', 'finished', 'part_rows', 'work', 'run_workers', 'annotated_paths',
+           'prepare_parts', 'process_videos']
 
 # %% ../../nbs/79_video_batch.ipynb #b1e0000b
 VIDEO_SUFFIXES = (
@@ -177,89 +174,38 @@ def finished(
 def part_rows(
     parts: Path,
     sources: list[str],
-) -> Iterator[str]:  # JSON, one row each
+) -> Iterator[dict]:  # keys `BATCH_COLUMNS`
     "The rows of all parts, one after the other."
     for source in sources:
         with open(part_path(parts, source), encoding="ascii") as file:
             file.readline()
-            yield from file
-
-# %% ../../nbs/79_video_batch.ipynb #4ef31fa4
-def write_parquet(
-    path: Path,
-    lines: Iterator[str],  # JSON, one row each
-) -> None:
-    "Rows as Parquet, ten thousand at a time in memory."
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ModuleNotFoundError:
-        raise FerError("Parquet needs pyarrow, which is not installed. Get it: pip install pyarrow") from None
-    kinds = dict.fromkeys(BATCH_COLUMNS, pa.float64()) | dict.fromkeys(("source", "emotion", "error"), pa.string())
-    kinds |= dict.fromkeys(("frame", "track", "x", "y", "width", "height"), pa.int32())
-    kinds |= {name: pa.bool_() for name in BATCH_COLUMNS if name in ("sure", "is_confident")}
-    schema = pa.schema(list(kinds.items()))
-    with parquet.ParquetWriter(path, schema) as table:
-        for _, group in groupby(enumerate(lines), lambda pair: pair[0] // 10_000):
-            rows = [json.loads(line) for _, line in group]
-            clean = [row | {"source": os.fsencode(row["source"]).decode(errors="replace")} for row in rows]
-            table.write_table(pa.Table.from_pylist(clean, schema))
-
-# %% ../../nbs/79_video_batch.ipynb #6538f6bd
-def write_table(
-    path: Path,  # .csv, .jsonl or .parquet
-    lines: Iterator[str],  # JSON, one row each
-) -> None:
-    "Write rows as the suffix says."
-    if path.suffix.lower() == ".parquet":
-        return write_parquet(path, lines)
-    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        if path.suffix.lower() == ".jsonl":
-            return file.writelines(lines)
-        table = csv.DictWriter(file, BATCH_COLUMNS)
-        table.writeheader()
-        table.writerows(map(json.loads, lines))
+            yield from map(json.loads, file)
 
 # %% ../../nbs/79_video_batch.ipynb #b1e00016
-_worker: dict = {}  # what a process keeps
-
-
-def start_worker(
-    settings: VideoSettings,
-    threads: int,  # of the recognizer
-) -> None:
-    "In a new process."
-    _worker.update(settings=settings, recognizer=settings.recognizer(threads))
+Job: TypeAlias = "tuple[Path, str, VideoSettings, Path | None]"  # folder of parts, video, settings, annotated video
 
 
 def work(
-    parts: Path,
-    source: str,
-    annotated: Path | None,
+    recognizer: EmotionRecognizer,
+    job: Job,
 ) -> VideoSummary:
-    "One video, in a process that `start_worker` prepared."
-    return write_part(parts, source, _worker["recognizer"], _worker["settings"], annotated)
+    "One video."
+    parts, source, settings, annotated = job
+    return write_part(parts, source, recognizer, settings, annotated)
 
-# %% ../../nbs/79_video_batch.ipynb #62d2e7a6
+
 def run_workers(
-    jobs: list[tuple[Path, str, Path | None]],  # parts, source, annotated
+    jobs: list[Job],
     settings: VideoSettings,
     workers: int,  # processes; 1: this one
 ) -> Iterator[VideoSummary]:  # as they are done
     "Look at all videos."
-    if workers == 1 or len(jobs) < 2:
+    workers = min(workers, len(jobs))
+    if workers > 1:
+        yield from map_processes(work, jobs, settings.recognizer, workers, in_order=False)
+    else:
         with settings.recognizer() as recognizer:
-            yield from (write_part(parts, source, recognizer, settings, out) for parts, source, out in jobs)
-        return
-    context, threads = multiprocessing.get_context("spawn"), max(1, (os.cpu_count() or 1) // workers)
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, start_worker, (settings, threads))
-    try:
-        for future in as_completed([pool.submit(work, *job) for job in jobs]):
-            yield future.result()
-    except BrokenProcessPool as e:
-        raise VideoError("A process was ended from outside, perhaps for its memory. Go on with --resume.") from e
-    finally:
-        pool.shutdown(cancel_futures=True)
+            yield from (work(recognizer, job) for job in jobs)
 
 # %% ../../nbs/79_video_batch.ipynb #b1e00017
 def annotated_paths(
@@ -289,6 +235,7 @@ def prepare_parts(
         raise VideoError(f"workers has to be 1 or more, not {workers}.")
     for source in videos:
         check_outputs(source, table=table)
+    check_table(table)
     parts = table.with_name(f".{table.name}.parts")
     if not resume and (table.exists() or parts.exists()):
         raise VideoError(f"{table} is there already, or was begun. Go on with it: --resume. Or name another file.")
@@ -313,11 +260,12 @@ def process_videos(
     parts = prepare_parts(table, videos, workers, resume)
     kept = {source: finished(parts, source, settings) for source in videos}
     outs = annotated_paths(annotate, videos)
-    jobs = [(parts, source, out) for source, out in zip(videos, outs, strict=True)
+    jobs = [(parts, source, settings, out) for source, out in zip(videos, outs, strict=True)
             if not kept[source] or (out and not out.exists())]  # fmt: skip
     for summary in run_workers(jobs, settings, workers):
         kept[summary.source] = summary
         on_done(summary, sum(map(bool, kept.values())), len(videos))
-    with atomic_write(table) as whole:
-        write_table(whole, part_rows(parts, videos))
+    with atomic_write(table) as whole, write_table(whole, BATCH_COLUMNS) as add:
+        for row in part_rows(parts, videos):
+            add([row])
     return [kept[source] for source in videos]

@@ -1,0 +1,173 @@
+"Many photos: one table of three kinds, whatever the number of processes, and whatever was killed on the way."
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import FER_NB, fer_nb, one_line
+from PIL import Image
+
+from fer_nb.batch import TABLES, read_rows, rows_path
+from fer_nb.core import EMOTIONS
+from fer_nb.data.synthetic import draw_face
+
+OPTIONS = ["--model", "custom_cnn", "--min-face", 60]
+PHOTOS = 40
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    "Photos of drawn people; one is no photo, one has no face, and one has a name that is not UTF-8."
+    folder = tmp_path_factory.mktemp("many")
+    for i in range(PHOTOS - 2):
+        photo = Image.new("RGB", (320, 240), (3 * i, 120, 130))
+        photo.paste(draw_face(EMOTIONS[i % 7], i, 200, zoom=0.6), (60, 20))
+        photo.save(folder / (os.fsdecode(b"caf\xe9.jpg") if i == 30 else f"{i:02}.jpg"))
+    (folder / "broken.jpg").write_text("no photo")
+    Image.new("RGB", (320, 240), "teal").save(folder / "wall.png")
+    return folder
+
+
+def predict(folder, table, *words):
+    return [*FER_NB, *map(str, ("predict", folder, "--out", table, *OPTIONS, *words))]
+
+
+@pytest.fixture(scope="module")
+def rows(folder, tmp_path_factory):
+    "What one process writes, by suffix."
+    tables = {suffix: tmp_path_factory.mktemp("one") / f"t{suffix}" for suffix in TABLES}
+    for table in tables.values():
+        done = subprocess.run(predict(folder, table), capture_output=True, text=True)
+        assert done.returncode == 1 and done.stderr.count("error: ") == 1 and not done.stdout  # broken.jpg
+        assert [path.name for path in table.parent.iterdir()] == [table.name]
+    return {suffix: table.read_bytes() for suffix, table in tables.items()} | {"all": [*read_rows(tables[".jsonl"])]}
+
+
+def test_each_table_holds_the_same(rows, folder, tmp_path):
+    for suffix in TABLES:
+        (tmp_path / f"t{suffix}").write_bytes(rows[suffix])
+    names = [os.path.basename(row["source"]) for row in rows["all"]]
+    assert sorted(names) == sorted(os.listdir(folder)) and len(names) == PHOTOS
+    as_text = [{k: "" if v is None else str(v) for k, v in row.items()} for row in rows["all"]]
+    assert [*read_rows(tmp_path / "t.csv")] == as_text
+    typed = [*read_rows(tmp_path / "t.parquet")]
+    clean = [row | {"source": os.fsencode(row["source"]).decode(errors="replace")} for row in rows["all"]]
+    assert typed == clean and any("\ufffd" in row["source"] for row in typed)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_the_rows_do_not_depend_on_the_number_of_processes(workers, rows, folder, tmp_path):
+    done = subprocess.run(predict(folder, tmp_path / "t.jsonl", "--workers", workers), capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert (tmp_path / "t.jsonl").read_bytes() == rows[".jsonl"]
+
+
+def test_what_is_printed_and_drawn_does_not_either(folder, tmp_path):
+    told = []
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        words = ["--jsonl", "--annotate", out, "--workers", workers, *OPTIONS]
+        done = subprocess.run([*FER_NB, *map(str, ["predict", folder, *words])], capture_output=True)
+        told.append((done.stdout, {path.name: path.read_bytes() for path in out.iterdir()}))
+    assert told[0] == told[1] and len(told[0][1]) == PHOTOS - 1 and told[0][0].count(b"\n") == PHOTOS
+
+
+def begin_and_kill(command, table, least=1):
+    "Start a run in a session of its own, wait for so many of its rows, and kill it; its workers have to follow."
+    run = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (rows_path(table).exists() and rows_path(table).read_bytes().count(b"\n") > least):
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    run.kill()
+    run.wait()
+    assert not (table.suffix == ".parquet" and table.exists())
+    while session_of(run.pid):
+        assert time.monotonic() < deadline, "workers outlive the run that started them"
+        time.sleep(0.1)
+
+
+def session_of(leader):
+    "The processes of a session that are not dead."
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(session) == leader and state != "Z":
+            found.append(stat.parent.name)
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+@pytest.mark.parametrize(("suffix", "workers"), [(".csv", 1), (".jsonl", 2), (".parquet", 2)])
+def test_a_run_that_is_killed_goes_on(suffix, workers, rows, folder, tmp_path):
+    table = tmp_path / f"t{suffix}"
+    command = predict(folder, table, "--workers", workers)
+    begin_and_kill(command, table)
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 2 and "--resume" in refused.stderr
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    if suffix == ".parquet":
+        (tmp_path / "whole.parquet").write_bytes(rows[suffix])
+        assert [*read_rows(table)] == [*read_rows(tmp_path / "whole.parquet")]
+    else:
+        assert table.read_bytes() == rows[suffix]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_finished_table_takes_more_photos(rows, folder, tmp_path):
+    table = tmp_path / "t.parquet"
+    some = sorted(path for path in folder.iterdir() if path.name[:2].isdigit())[:20]
+    assert fer_nb("predict", *some[:10], "--out", table, *OPTIONS).exit_code == 0
+    assert fer_nb("predict", *some, "--out", table, *OPTIONS, "--resume").exit_code == 0
+    assert [row["source"] for row in read_rows(table)] == [str(path) for path in some]
+
+
+def test_a_worker_that_is_killed_is_a_sentence(rows, folder, tmp_path):
+    table = tmp_path / "t.jsonl"
+    command = predict(folder, table, "--workers", 2)
+    run = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not (table.exists() and table.stat().st_size):
+        assert run.poll() is None
+        time.sleep(0.005)
+    line = lambda pid: Path(f"/proc/{pid}/cmdline").read_bytes()  # noqa: E731
+    os.kill(int(next(pid for pid in session_of(run.pid) if b"spawn_main" in line(pid))), signal.SIGKILL)
+    assert run.wait(120) == 2 and run.stderr.read().count(b"Go on with --resume") == 1
+    subprocess.run([*command, "--resume"], capture_output=True)
+    assert table.read_bytes() == rows[".jsonl"]
+
+
+def test_what_cannot_be_done_is_said_at_once(folder, tmp_path, monkeypatch):
+    words = ["predict", folder, "--out"]
+    assert ".parquet" in one_line(fer_nb(*words, tmp_path / "t.xls"))
+    assert "--workers" in one_line(fer_nb(*words, tmp_path / "t.csv", "--prior", "em", "--workers", 2))
+    assert "--out DIR" in one_line(fer_nb(*words[:2], "--engine", "ray"))
+    for suffix in (".jsonl", ".parquet"):
+        (tmp_path / f"bad{suffix}").write_text(json.dumps({"a": 1}) + "\n")
+        one_line(fer_nb(*words, tmp_path / f"bad{suffix}", "--resume"))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for command in ("predict", "video"):
+        said = one_line(fer_nb(command, folder / "wall.png", folder / "00.jpg", "--out", tmp_path / "t.parquet"))
+        assert "pip install pyarrow" in said
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith("bad")]
+
+
+def test_one_video_may_be_parquet(tmp_path):
+    pytest.importorskip("av")
+    from fer_nb.video.containers import write_images
+
+    frame = np.asarray(draw_face("happy", 1, 240, zoom=0.6).convert("RGB"))
+    write_images(tmp_path / "a.mp4", [frame] * 4)
+    for suffix in TABLES:
+        assert fer_nb("video", tmp_path / "a.mp4", "--out", tmp_path / f"t{suffix}", *OPTIONS).exit_code == 0
+    counts = [len([*read_rows(tmp_path / f"t{suffix}")]) for suffix in TABLES]
+    assert counts == [4, 4, 4] and [*read_rows(tmp_path / "t.jsonl")] == [*read_rows(tmp_path / "t.parquet")]
