@@ -402,9 +402,12 @@ def sentences_in_use():
     "Every sentence that the modules of the app give to `tr`, directly or in a table of theirs."
     import ast
 
-    from fer_nb.app import live, pages, photos
+    from fer_nb.app import live, pages, photos, quality
+    from fer_nb.core import load_results
 
     found = {*live.LIVE_TEXTS.values(), *live.CAMERA_ERRORS.values(), *EMOTIONS, photos.ALL_SEVEN}
+    found |= {*quality.HEADS, *quality.LIMITATIONS, *(info.summary for info in MODELS.values())}
+    found |= {corruption for model in load_results()["models"].values() for corruption in model.get("robustness", ())}
     found |= {source.title for source in pages.SOURCES.values()} | {"fast", "balanced", "best"}
     for file in [*(ROOT / "fer_nb" / "app").glob("*.py"), ROOT / "app.py"]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

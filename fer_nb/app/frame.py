@@ -187,8 +187,9 @@ def model_caption(
     words = []
     if row:
         low, high = row["accuracy_ci95"]
-        words.append(f"right on **{row['accuracy']:.1%}** of test faces ({low:.1%}–{high:.1%})")
-    words += [f"{time:.1f} ms a face"] if time else []
+        known = tr("right on {accuracy} of test faces", accuracy=f"**{row['accuracy']:.1%}**")
+        words.append(f"{known} ({low:.1%}–{high:.1%})")
+    words += [f"{time:.1f} ms {tr('a face')}"] if time else []
     return " · ".join([*words, f"{size:.1f} MB"])
 
 # %% ../../nbs/80_app.ipynb #0629c6e7
@@ -221,7 +222,8 @@ def model_details(
     found: dict,  # what `measured` gave
 ) -> str:  # Markdown
     "What each choice is, its accuracy and its cost."
-    about = {c: MODELS[c[0]].summary if len(c) == 1 else "a weighted mean of their answers" for c in model_choices()}
+    together = tr("a weighted mean of their answers")
+    about = {c: tr(MODELS[c[0]].summary) if len(c) == 1 else together for c in model_choices()}
     return "\n".join(f"- **{model_title(c)}**: {words}.  \n  {model_caption(c, found)}" for c, words in about.items())
 
 # %% ../../nbs/80_app.ipynb #6ee90064

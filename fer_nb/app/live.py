@@ -159,7 +159,7 @@ def live_view(
     above.info(tr(CAMERA_ERRORS.get(state.problem, CAMERA_ERRORS["denied"])), icon=":material/videocam_off:")
     insecure = state.problem == "insecure"
     if photos := upload_photos() if insecure else take_snapshot():
-        show_photos(photos, models, "photos" if insecure else "snapshot")
+        show_photos(photos, models)
 
 # %% ../../nbs/84_app_live.ipynb #955e4b1d
 def live_data(

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import streamlit as st
+from PIL import Image
 
 from .frame import data_uri, tr
 from ..core import COLORS, EMOTIONS
-from ..data.synthetic import draw_face, draw_group
+from ..data.synthetic import draw_face
 from ..images import IMAGE_SUFFIXES
 
 # %% auto #0
 __all__ = ['MAX_PHOTOS', 'MAX_PHOTO_MB', 'PHOTO_TYPES', 'CAMERA_NEEDS_HTTPS', 'SAMPLE_SEEDS', 'ALL_SEVEN', 'SAMPLE', 'InputPhoto',
            'merge_uploads', 'keep_uploads', 'clear_button', 'widget_key', 'upload_photos', 'take_snapshot',
-           'synthetic_photo', 'gallery_faces', 'expression_gallery']
+           'synthetic_photo', 'sample_photo', 'gallery_faces', 'expression_gallery']
 
 # %% ../../nbs/81_app_photos.ipynb #9bc1b9ad
 @dataclass(frozen=True)
@@ -88,8 +90,11 @@ def upload_photos(
         label, PHOTO_TYPES, "directory" if folder else True, max_upload_size=MAX_PHOTO_MB, on_change=note,
         key=f"{widget_key(source)}{' folder' * folder}",
     )  # fmt: skip
-    st.toggle(tr("A whole folder"), key=f"{source} folder", persist_state="session", on_change=note)
     photos = keep_uploads(source, [InputPhoto(file.file_id, file.name, file) for file in files])
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.toggle(tr("A whole folder"), key=f"{source} folder", persist_state="session", on_change=note)
+        if photos:
+            clear_button(source)
     if len(photos) > MAX_PHOTOS:
         words = "These are {n} photos; the first {most} are shown. For folders: `fer-nb predict DIR`."
         st.info(tr(words, n=len(photos), most=MAX_PHOTOS))
@@ -106,6 +111,8 @@ def take_snapshot() -> list[InputPhoto]:
     )
     st.html(f'<p class="fer-insecure fer-note" hidden>{tr(CAMERA_NEEDS_HTTPS)}</p>')
     photos = keep_uploads("snapshot", [InputPhoto(file.file_id, "snapshot.jpg", file)] if file else [])
+    if photos and not file:  # the camera's own button clears what it has just taken
+        clear_button("snapshot")
     return photos[-1:]
 
 
@@ -127,7 +134,6 @@ def synthetic_photo() -> list[InputPhoto]:
     "A drawn face with the expression of your choice, or one face for each expression."
     state = st.session_state
     which, turn = state.setdefault("expression", "happy"), state.setdefault("seed", 0)
-    seed = turn if which == ALL_SEVEN else SAMPLE_SEEDS[which][turn % len(SAMPLE_SEEDS[which])]
     with st.container(horizontal=True):
         st.pills(
             tr("Expression"), [*EMOTIONS, ALL_SEVEN], format_func=tr, required=True, label_visibility="collapsed",
@@ -135,8 +141,18 @@ def synthetic_photo() -> list[InputPhoto]:
         )  # fmt: skip
         st.button(tr("Somebody else"), icon=":material/refresh:", on_click=lambda: state.update(seed=turn + 1))
     st.caption(tr("Drawn by this app, and chosen so that all models read them. Photos are harder."))
-    picture = draw_group(EMOTIONS, seed) if which == ALL_SEVEN else draw_face(which, seed, size=480, zoom=0.6)
-    return [InputPhoto(f"{which} {seed}", f"drawn_{which.replace(' ', '_')}_{seed}.png", picture)]
+    return [sample_photo(which, turn % 3)]  # there are three of each
+
+
+def sample_photo(
+    which: str,  # an expression, or `ALL_SEVEN`
+    turn: int,  # which of its seeds, from 0
+) -> InputPhoto:
+    "A drawn face, or the seven side by side, 480 pixels high."
+    shown = EMOTIONS if which == ALL_SEVEN else [which]
+    faces = [draw_face(emotion, SAMPLE_SEEDS[emotion][turn], size=480, zoom=0.6) for emotion in shown]
+    name = f"drawn_{which.replace(' ', '_')}_{turn + 1}.png"
+    return InputPhoto(f"{which} {turn}", name, Image.fromarray(np.hstack(faces)))
 
 # %% ../../nbs/81_app_photos.ipynb #9e3aa0e9
 SAMPLE = "sample"  # the key of the drawn faces in `app.pages.SOURCES`

@@ -11,14 +11,14 @@ import numpy as np
 import streamlit as st
 
 from fer_nb.app.frame import (
-    asset, model_choices, model_cost, model_metrics, model_picker, model_title, page_header, percent_plot, svg_image,
+    model_choices, model_cost, model_metrics, model_picker, model_title, page_header, percent_plot, svg_image, tr,
 )  # fmt: skip
 from ..core import COLORS, EMOTIONS, MODELS, SPLITS, load_results, models_dir
 
 # %% auto #0
-__all__ = ['HUMAN_AGREEMENT', 'interval_bar', 'metrics_table', 'confusion_html', 'confusion_summary', 'plot_dots',
-           'reliability_figure', 'robustness_figure', 'confidence_summary', 'quality_page', 'card_excerpt',
-           'evaluation_caption', 'model_quality']
+__all__ = ['HUMAN_AGREEMENT', 'HEADS', 'LIMITATIONS', 'interval_bar', 'metrics_table', 'confusion_html', 'confusion_summary',
+           'plot_dots', 'reliability_figure', 'robustness_figure', 'confidence_summary', 'limitations_html',
+           'quality_page', 'card_excerpt', 'evaluation_caption', 'model_quality']
 
 # %% ../../nbs/87_app_quality.ipynb #22cb0ece
 #: how often people agree with FER2013's labels: 65 ± 5% (Goodfellow et al. 2013, arXiv:1307.0414)
@@ -36,6 +36,9 @@ def interval_bar(
     return f'<div aria-hidden="true">{"".join(marks)}</div>'
 
 # %% ../../nbs/87_app_quality.ipynb #fe5d4e6f
+HEADS = ("model", "how often it is right, 0–100%; gray: people", "95% interval", "macro F1", "ms a face", "MB")
+
+
 def metrics_table(
     found: dict,  # what `measured` gave
 ) -> str:  # HTML
@@ -51,8 +54,8 @@ def metrics_table(
         bar = f'<td class="fer-scale">{interval_bar(row["accuracy"], low, high)}</td>'
         values = "".join(f"<td>{cell}</td>" for cell in cells)
         rows.append(f'<tr><th scope="row">{model_title(choice)}</th>{bar}{values}</tr>')
-    heads = ("model", "how often it is right, 0–100%; gray: people", "", "95% interval", "macro F1", "ms a face", "MB")
-    head = "".join(f'<th scope="col">{words}</th>' for words in heads)
+    spans = [f' colspan="{1 + (i == 1)}"' for i in range(len(HEADS))]  # the second: the bar and its figure
+    head = "".join(f'<th scope="col"{span}>{tr(text)}</th>' for span, text in zip(spans, HEADS, strict=True))
     return f"""<div class="fer-scroll" tabindex="0"><table class="fer-table"><thead><tr>{head}</tr></thead>
 <tbody>{"".join(rows)}</tbody></table></div>"""
 
@@ -61,15 +64,15 @@ def confusion_html(
     row: dict,  # of `model_metrics`
 ) -> str:  # HTML
     "Of a hundred faces of each label, how many get each answer."
-    head = "".join(f'<th scope="col">{emotion}</th>' for emotion in EMOTIONS)
+    head = "".join(f'<th scope="col">{tr(emotion)}</th>' for emotion in EMOTIONS)
     lines = []
     for i, (emotion, counts) in enumerate(zip(EMOTIONS, row["confusion_matrix"], strict=True)):
         cell = '<td class="{}" style="--c:{};--p:{:.0%}">{:.0f}</td>'
         rates = [n / max(sum(counts), 1) for n in counts]
         cells = (cell.format("hit" if i == j else "", COLORS[emotion], p, 100 * p) for j, p in enumerate(rates))
-        lines.append(f'<tr><th scope="row">{emotion}</th>{"".join(cells)}</tr>')
+        lines.append(f'<tr><th scope="row">{tr(emotion)}</th>{"".join(cells)}</tr>')
     return f"""<div class="fer-scroll" tabindex="0"><table class="fer-matrix">
-<caption>Of 100 faces labelled as on the left, so many are answered as above.</caption>
+<caption>{tr("Of 100 faces labelled as on the left, so many are answered as above.")}</caption>
 <thead><tr><td></td>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>"""
 
 
@@ -81,10 +84,12 @@ def confusion_summary(
     recall = {e: rate[i] for i, (e, rate) in enumerate(rates.items())}
     best, worst = max(recall, key=recall.get), min(recall, key=recall.get)
     frac, other = max((frac, e) for e, frac in zip(EMOTIONS, rates[worst], strict=True) if e != worst)
-    return (
-        f"Of the faces labelled {best} it recognizes {recall[best]:.0%}, of those labelled {worst} "
-        f"{recall[worst]:.0%}: it takes {frac:.0%} of them for {other}."
+    words = (
+        "Of the faces labelled {best} it recognizes {most}, of those labelled {worst} {least}: "
+        "it takes {part} of them for {other}."
     )
+    shares = dict(most=f"{recall[best]:.0%}", least=f"{recall[worst]:.0%}", part=f"{frac:.0%}")
+    return tr(words, best=tr(best), worst=tr(worst), other=tr(other), **shares)
 
 # %% ../../nbs/87_app_quality.ipynb #5ec0320b
 def plot_dots(
@@ -102,9 +107,10 @@ def reliability_figure(
     most, points = max(bins["n"]), list(zip(bins["n"], bins["confidence"], bins["accuracy"], strict=True))
     line = svg_image([("M0 100L100 0", 'stroke="#7F7F7F" stroke-dasharray="5 5"')])
     marks = plot_dots([(confidence, accuracy, 0.35 + (n / most) ** 0.5) for n, confidence, accuracy in points])
-    alt = "; ".join(f"confidence {c:.0%}: right in {a:.0%} of {n} answers" for n, c, a in points)
+    words = "confidence {c}: right in {a} of {n} answers"
+    alt = "; ".join(tr(words, c=f"{c:.0%}", a=f"{a:.0%}", n=n) for n, c, a in points)
     percent = [f"{p}%" for p in range(0, 101, 20)]
-    return percent_plot("how often it is right, by confidence", line + marks, percent, alt, "20rem")
+    return percent_plot(tr("how often it is right, by confidence"), line + marks, percent, alt, "20rem")
 
 # %% ../../nbs/87_app_quality.ipynb #e3d2da99
 def robustness_figure(
@@ -117,19 +123,38 @@ def robustness_figure(
     line = svg_image([(path, 'fill="none" stroke="#0072B2" stroke-width="2"')])
     ticks, marks = [f"{severity:g}" for severity, _ in points], plot_dots([(x, y, 0.4) for x, y in spots])
     alt = "; ".join(f"{severity:g}: {accuracy:.0%}" for severity, accuracy in points)
-    return percent_plot(corruption, line + marks, ticks, f"{corruption}: {alt}", "7rem", spread=False)
+    return percent_plot(tr(corruption), line + marks, ticks, f"{tr(corruption)}: {alt}", "7rem", spread=False)
 
 # %% ../../nbs/87_app_quality.ipynb #727c3410
 def confidence_summary(
     row: dict,  # of `model_metrics`
 ) -> str:
     "How far confidence and accuracy are apart, and what abstention buys."
-    words = f"Confidence and accuracy are {row.get('ece_cross_fitted', row['ece']):.1%} apart on the average."
+    gap = f"{row.get('ece_cross_fitted', row['ece']):.1%}"
+    said = tr("Confidence and accuracy are {gap} apart on the average.", gap=gap)
     if not (selective := row.get("selective") or {}):
-        return words
-    correct = "none" if selective["accuracy"] is None else f"{selective['accuracy']:.0%}"
-    words += f" Below {selective['threshold']:.0%} it says “not sure”. Of the "
-    return words + f"{selective['coverage']:.0%} it does answer, {correct} are right."
+        return said
+    words = "Below {limit} it says “not sure”. Of the {part} it does answer, {right} are right."
+    correct = tr("none") if selective["accuracy"] is None else f"{selective['accuracy']:.0%}"
+    limit, part = f"{selective['threshold']:.0%}", f"{selective['coverage']:.0%}"
+    return said + " " + tr(words, limit=limit, part=part, right=correct)
+
+# %% ../../nbs/87_app_quality.ipynb #cff6be8f
+LIMITATIONS = (
+    "An expression is not an emotion: a smile can hide anger, and a straight face says nothing.",
+    "The labels it learned from are ambiguous: people themselves agree with them on about 65% of the images.",
+    "It learned from photos of the web. Nothing is known about the age, sex or origin of the people in them, so nobody "
+    "knows for whom it works worse.",
+    "Heads turned far to the side, hands or masks before the mouth, darkness, and faces of a few pixels are hard.",
+    "Inferring the emotions of people at work or in education is prohibited in the European Union, except for medical "
+    "or safety reasons (Regulation (EU) 2024/1689, Art. 5(1)(f)); elsewhere people must be told (Art. 50(3)).",
+    "Never decide anything about anyone by it.",
+)
+
+
+def limitations_html() -> str:
+    "What the models are not for, as a list."
+    return f'<div class="fer-limits"><ul>{"".join(f"<li>{tr(text)}</li>" for text in LIMITATIONS)}</ul></div>'
 
 # %% ../../nbs/87_app_quality.ipynb #158e705f
 def quality_page():
@@ -138,17 +163,17 @@ def quality_page():
     found, models = load_results(), model_picker()
     row = model_metrics(models, found)
     if not row:
-        st.info("This choice has not been measured yet: `fer-nb evaluate --all --data fer2013.zip --write`.")
+        st.info(tr("This choice has not been measured yet: `fer-nb evaluate --all --data fer2013.zip --write`."))
     else:
         st.html(metrics_table(found))
         st.caption(evaluation_caption(row, found))
         model_quality(models, row, found)
-    st.subheader("What it is not for", anchor=False)
-    st.html(asset("limitations.html"))
+    st.subheader(tr("What it is not for"), anchor=False)
+    st.html(limitations_html())
     for name in models:
         card = models_dir() / f"{name}.md"
         if card.is_file():
-            with st.expander(f"Model card: {MODELS[name].title}"):
+            with st.expander(tr("Model card") + f": {MODELS[name].title}"):
                 st.markdown(card_excerpt(card.read_text(encoding="utf-8")))
 
 
@@ -165,12 +190,15 @@ def evaluation_caption(
     found: dict,  # what `measured` gave
 ) -> str:
     "Which faces the figures come from."
-    chosen = "the epoch was chosen on them, so this flatters a little"
-    flattering = chosen if row["split"] == SPLITS[1] else "no choice has seen them"
-    less = row.get("without_exact_duplicates") or {}
-    duplicates = f" Without exact duplicates of training images: {less['accuracy']:.1%}." if less else ""
-    speed = " Milliseconds: one thread of the machine it was measured on."
-    return f"Measured on the {row['n']:,} faces of FER2013's {row['split']}; {flattering}.{duplicates}{speed}"
+    count = f"{row['n']:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")  # the same in every language
+    parts = [tr("Measured on the {n} faces of FER2013's {split}.", n=count, split=row["split"])]
+    if row["split"] == SPLITS[1]:
+        parts.append(tr("The epoch was chosen on them, so this flatters a little."))
+    else:
+        parts.append(tr("No choice has seen them."))
+    if less := row.get("without_exact_duplicates"):
+        parts.append(tr("Without exact duplicates of training images: {a}.", a=f"{less['accuracy']:.1%}"))
+    return " ".join([*parts, tr("Milliseconds: one thread of the machine it was measured on.")])
 
 # %% ../../nbs/87_app_quality.ipynb #302bb412
 def model_quality(
@@ -179,16 +207,16 @@ def model_quality(
     found: dict,  # what `measured` gave
 ):
     "Which emotions one choice confuses, how far its confidence holds, and what corruptions cost."
-    st.subheader(f"What {model_title(models)} takes for what", anchor=False)
+    st.subheader(tr("What {model} takes for what", model=model_title(models)), anchor=False)
     st.write(confusion_summary(row))
     st.html(confusion_html(row))
-    st.subheader("Can its confidence be believed?", anchor=False)
+    st.subheader(tr("Can its confidence be believed?"), anchor=False)
     st.write(confidence_summary(row))
     if bins := row.get("reliability"):
         st.html(f'<div class="fer-narrow">{reliability_figure(bins)}</div>')
     for name in models:
         if curves := found["models"].get(name, {}).get("robustness"):
-            st.subheader(f"What corruptions cost {model_title((name,))}", anchor=False)
-            st.write("How often it is right, from the picture as it is to the worst.")
+            st.subheader(tr("What corruptions cost {model}", model=model_title((name,))), anchor=False)
+            st.write(tr("How often it is right, from the picture as it is to the worst."))
             figures = "".join(robustness_figure(*curve) for curve in curves.items())
             st.html(f'<div class="fer-plots">{figures}</div>')

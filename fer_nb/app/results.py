@@ -15,14 +15,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import streamlit as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from fer_nb.app.frame import (
     asset, data_uri, download, escape_markdown, face_card, get_recognizer, language, model_choices, model_title,
     safe_stem, show_error, thumbnail, to_csv, to_jpeg, tr,
 )  # fmt: skip
 from fer_nb.app.photos import (
-    MAX_PHOTO_MB, InputPhoto, clear_button, expression_gallery, synthetic_photo, take_snapshot, upload_photos,
+    MAX_PHOTO_MB, InputPhoto, expression_gallery, synthetic_photo, take_snapshot, upload_photos,
 )  # fmt: skip
 from ..core import COLORS, EMOTIONS, FerError, ImageError
 from ..drawing import text_color
@@ -129,8 +129,14 @@ def tile_image(
     result: Result,
     side: int = 240,  # pixels
 ) -> Image.Image:  # RGB, `side` x `side`
-    "The middle of a picture with its boxes, small."
-    return ImageOps.fit(result.draw(), (side, side), Image.Resampling.LANCZOS)
+    "The middle of a picture, small, with a frame around each face."
+    tile = ImageOps.fit(Image.fromarray(result.image), (side, side), Image.Resampling.LANCZOS)
+    pen, scale = ImageDraw.Draw(tile), side / min(result.size)
+    left, top = ((length * scale - side) / 2 for length in result.size)
+    for face in result.faces:
+        x, y, w, h = (length * scale for length in face.box)
+        pen.rectangle((x - left, y - top, x - left + w, y - top + h), outline=COLORS[face.emotion], width=3)
+    return tile
 
 # %% ../../nbs/82_app_results.ipynb #255430a0
 def recognize_photos(
@@ -200,7 +206,9 @@ def summary(
     "What was found in several photos, in one sentence."
     counts = Counter(face.emotion for r in results for face in r.faces)
     listed = ", ".join(f"{n} {tr(emotion)}" for emotion, n in counts.most_common())
-    words = tr("{n} photos, {m} faces", n=len(results), m=sum(counts.values())) + (f": {listed}" if listed else "")
+    total = sum(counts.values())
+    words = tr("{n} photos", n=len(results)) + ", " + (tr("1 face") if total == 1 else tr("{n} faces", n=total))
+    words += f": {listed}" if listed else ""
     empty, broken = sum(not r.faces and not r.error for r in results), sum(r.error for r in results)
     words += tr("; {n} without a face", n=empty) if empty else ""
     return words + (tr("; {n} could not be read", n=broken) if broken else "") + "."
@@ -302,15 +310,15 @@ def comparison_table(
     named: bool = False,  # whether to say which photo a face is in
 ) -> str:  # HTML
     "A row for each face, a column for each model, disagreement marked."
-    head = "".join(f'<th scope="col">{name}</th>' for name in ["", *rows[0][2], ""])
+    head = "".join(f'<th scope="col">{name}</th>' for name in ["", *rows[0][2]])
     lines = []
     for name, number, answers in rows:
         title = tr("Face {n}", n=number) + (f" · {html.escape(name)}" if named else "")
         cell = '<td style="--c:{}"><span class="fer-key"></span> {} {:.0%}</td>'
         cells = "".join(cell.format(COLORS[e], tr(e), p) for e, p in answers.values())
         agree = len({e for e, _ in answers.values()}) == 1
-        mark = "" if agree else f'<strong class="fer-disagree">{tr("they disagree")}</strong>'
-        lines.append(f'<tr><th scope="row">{title}</th>{cells}<td>{mark}</td></tr>')
+        mark = "" if agree else f'<em class="fer-disagree">{tr("they disagree")}</em>'
+        lines.append(f'<tr><th scope="row">{title}{mark}</th>{cells}</tr>')
     return f"""<div class="fer-scroll" tabindex="0"><table class="fer-compare"><thead><tr>{head}</tr></thead>
 <tbody>{"".join(lines)}</tbody></table></div>"""
 
@@ -364,15 +372,12 @@ for face in recognizer({name!r}).faces:
 def show_photos(
     photos: list[InputPhoto],  # none while there is none
     models: tuple[str, ...],  # names of `MODELS`
-    source: str = "",  # a key of `SOURCES` whose photos can be cleared
 ):
     "Every photo with its faces, and the downloads."
     if not photos:
         page_behavior([], models)
         return expression_gallery()
     results = recognize_photos(photos, models)
-    if source:
-        clear_button(source)
     chosen = choose_results(results) if len(results) > 1 else results
     for result in chosen:
         show_result(result, models, named=len(results) > 1)
@@ -387,12 +392,12 @@ def show_photos(
 # %% ../../nbs/82_app_results.ipynb #46f4a90a
 def upload_view(models: tuple[str, ...]):
     "Photos from files, with their faces."
-    show_photos(upload_photos(), models, "photos")
+    show_photos(upload_photos(), models)
 
 
 def snapshot_view(models: tuple[str, ...]):
     "A snapshot, with its faces."
-    show_photos(take_snapshot(), models, "snapshot")
+    show_photos(take_snapshot(), models)
 
 
 def sample_view(models: tuple[str, ...]):
