@@ -170,6 +170,17 @@ def test_drawn_faces_need_no_photo(page):
     assert not page.exception and html(page) != before
 
 
+@pytest.mark.parametrize("name", available_models())
+def test_each_model_reads_the_seven_drawn_faces_as_they_are_meant(name):
+    from fer_nb.app.frame import get_recognizer
+    from fer_nb.app.photos import ALL_SEVEN, SAMPLE_SEEDS, sample_photo
+
+    for turn in range(2):
+        for which, due in [(ALL_SEVEN, [*EMOTIONS]), *((emotion, [emotion]) for emotion in EMOTIONS)]:
+            assert [f.emotion for f in get_recognizer((name,))(sample_photo(which, turn).source).faces] == due
+    assert {len(seeds) for seeds in SAMPLE_SEEDS.values()} == {2}
+
+
 def test_a_small_face_says_so(page):
     wide = Image.new("L", (400, 300), 128)
     wide.paste(draw_face("happy", 1, size=80, zoom=0.6), (50, 50))

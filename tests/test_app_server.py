@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -86,24 +87,39 @@ class Page:
     "A page without a browser: its session, and the uploads of it."
 
     def __init__(self, server):
-        from streamlit.proto.BackMsg_pb2 import BackMsg
-        from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
         from websockets.sync.client import connect
 
         self.server, address = server, f"http://localhost:{server[1]}"
         url = f"ws{address[4:]}/_stcore/stream"
         self.wire = connect(url, subprotocols=["streamlit"], origin=address, max_size=None)
+        self.uploader = ""  # the widget's id
+        self.run()
+
+    def run(self, files=()):
+        "Run the script, with uploaded files of these ids in its widget, and give back its HTML."
+        from streamlit.proto.BackMsg_pb2 import BackMsg
+        from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+
         ask = BackMsg()
         ask.rerun_script.query_string = ""
+        if self.uploader:
+            given = ask.rerun_script.widget_states.widgets.add(id=self.uploader).file_uploader_state_value
+            for id_ in files:
+                given.uploaded_file_info.add(name=f"{id_}.jpg", size=1, file_id=id_).file_urls.file_id = id_
         self.wire.send(ask.SerializeToString())
+        texts = []
         while True:
-            message = ForwardMsg.FromString(self.wire.recv(timeout=300))
+            message = ForwardMsg.FromString(self.wire.recv(timeout=600))
             if message.HasField("new_session"):
                 self.session = message.new_session.initialize.session_id
             if message.WhichOneof("type") == "script_finished":
-                break
+                return "".join(texts)
+            element = message.delta.new_element
+            assert not element.HasField("exception"), element.exception.message
+            self.uploader = element.file_uploader.id or self.uploader
+            texts.append(element.html.body)
 
-    def upload(self, content, chunked=False, host=None):
+    def upload(self, content, chunked=False, host=None, id_="1"):
         "Put a file where Streamlit's own widget puts it."
         head = b'--x\r\nContent-Disposition: form-data; name="f"; filename="f.png"\r\nContent-Type: image/png\r\n\r\n'
         body = head + content + b"\r\n--x--\r\n"
@@ -113,7 +129,7 @@ class Page:
         token = generate_xsrf_token_string()  # as cookie and header: only this page's script can send both
         kind = {"Content_Type": "multipart/form-data; boundary=x", "X_Xsrftoken": token}
         kind["Cookie"] = f"_streamlit_xsrf={token}"
-        path = f"/_stcore/upload_file/{self.session}/1"
+        path = f"/_stcore/upload_file/{self.session}/{id_}"
         return request(self.server, "PUT", path, body, host, **kind, **length)[0]
 
 
@@ -224,3 +240,96 @@ def test_a_killed_server_s_folders_go_at_the_next_start(tmp_path):
         (tmp_path / f"fer_nb_{pid}_x").mkdir()
     clear_stale_folders((str(tmp_path),))
     assert [p.name for p in tmp_path.iterdir()] == [f"fer_nb_{os.getpid()}_x"]
+
+
+def jpegs(n, width, height):
+    "Pictures of three drawn faces, all different."
+    from fer_nb.data.synthetic import draw_group
+
+    for seed in range(n):
+        file = io.BytesIO()
+        draw_group(["happy", "sad", "surprise"], seed, 160).resize((width, height)).convert("RGB").save(file, "JPEG")
+        yield file.getvalue()
+
+
+def at_once(n, task):
+    "Run a task in n threads; what went wrong."
+    wrong = []
+
+    def run(number):
+        try:
+            task(number)
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=run, args=[number]) for number in range(n)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    return wrong
+
+
+def memory(server):
+    "Megabytes of the server."
+    status = Path(f"/proc/{server[0].pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1000
+
+
+@pytest.mark.skipif(not os.environ.get("FUZZ"), reason="minutes on all cores: FUZZ=1")
+def test_twenty_visitors_with_three_photos_seven_times(server):
+    photos, times = list(jpegs(3, 1800, 600)), []
+
+    def visit(number, rounds):
+        page = Page(server)
+        for turn in range(rounds):
+            start, ids = time.monotonic(), [f"{number}-{turn}-{i}" for i in range(len(photos))]
+            assert [page.upload(photo, id_=id_) for photo, id_ in zip(photos, ids, strict=True)] == [204] * 3
+            assert '<p class="fer-summary" role="status">3 photos, ' in page.run(ids)
+            times.append(time.monotonic() - start)
+        page.wire.close()
+
+    visit(20, 4)
+    alone = np.median(times[1:])
+    times.clear()
+    wrong = at_once(20, lambda number: visit(number, 7))
+    wait_for(lambda: held(server)[0][0] == 0, 60)
+    time.sleep(3)
+    late, left = np.percentile(times, 95), memory(server)
+    print(f"alone {alone:.2f} s, p95 of twenty {late:.1f} s, {left:.0f} MB afterwards")
+    assert not wrong and len(times) == 140
+    assert late < 2 * 20 * alone and left < 600
+
+
+@pytest.mark.skipif(not os.environ.get("FUZZ"), reason="minutes on all cores: FUZZ=1")
+def test_pages_answer_while_sixty_cameras_run(server):
+    from websockets.sync.client import connect
+
+    from fer_nb.core import available_models
+
+    (photo,), done, frames, ready = jpegs(1, 640, 480), threading.Event(), [], threading.Semaphore(0)
+    address = f"localhost:{server[1]}"
+
+    def film(_):
+        with connect(f"ws://{address}/live?models={available_models()[0]}", origin=f"http://{address}") as line:
+            while not done.is_set():
+                line.send(photo)
+                assert "faces" in line.recv(timeout=300)
+                if not frames.append(1) and len(frames) % 60 == 0: ready.release()
+
+    cameras = threading.Thread(target=lambda: wrong.extend(at_once(60, film)))
+    wrong, times = [], {"/": [], "page": []}
+    cameras.start()
+    assert ready.acquire(timeout=300)
+    before, start = len(frames), time.monotonic()
+    for _ in range(20):
+        asked = time.monotonic()
+        assert request(server, "GET", "/")[0] == 200
+        times["/"].append(time.monotonic() - asked)
+        asked = time.monotonic()
+        Page(server).wire.close()
+        times["page"].append(time.monotonic() - asked)
+    rate = (len(frames) - before) / (time.monotonic() - start)
+    done.set()
+    cameras.join()
+    late = {name: np.percentile(t, 95) for name, t in times.items()}
+    print(f"{rate:.0f} pictures a second; p95:", ", ".join(f"{name} {t:.2f} s" for name, t in late.items()))
+    assert not wrong and late["/"] < 0.5 and late["page"] < 0.5

@@ -257,6 +257,8 @@ def test_boxes_and_cards_are_one(page, photos):
     box, card = page.locator(".fer-box").nth(1), page.get_by_role("article").nth(1)
     box.focus()
     assert "fer-on" in card.get_attribute("class")
+    downloads = page.get_by_role("button", name="JSON").bounding_box()
+    assert downloads["y"] + downloads["height"] <= 900  # in view, whatever is scrolled
     page.keyboard.press("Enter")
     until(page, "document.activeElement.className.includes('fer-card')")
     page.get_by_role("button", name="Enlarge").click()
@@ -442,6 +444,8 @@ def test_on_a_phone_in_the_dark(page):
         box = what.bounding_box()
         return box["x"] >= 0 and box["x"] + box["width"] <= 360  # nothing hangs out at the side
 
+    faces = [page.get_by_role("button", name=emotion, exact=True) for emotion in EMOTIONS]
+    assert all(fits(face) for face in faces) and len({round(face.bounding_box()["y"]) for face in faces}) == 2  # rows
     choose_source(page, "Sample face")
     card = page.get_by_role("article")
     card.wait_for()

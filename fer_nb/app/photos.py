@@ -122,10 +122,10 @@ CAMERA_NEEDS_HTTPS = (
 )
 
 # %% ../../nbs/81_app_photos.ipynb #dacc17ef
-#: expression -> seeds of drawn faces that all shipped models read as meant
+#: expression -> seeds of drawn faces that all shipped models read as meant, alone and beside the others
 SAMPLE_SEEDS = {
-    "angry": (22, 16, 29), "disgust": (29, 21, 11), "fear": (28, 6, 8), "happy": (16, 33, 13),
-    "neutral": (33, 34, 19), "sad": (13, 19, 29), "surprise": (17, 56, 21),
+    "angry": (22, 16), "disgust": (29, 21), "fear": (28, 6), "happy": (16, 33), "neutral": (33, 34), "sad": (13, 19),
+    "surprise": (17, 56),
 }  # fmt: skip
 ALL_SEVEN = "all seven"
 
@@ -141,7 +141,7 @@ def synthetic_photo() -> list[InputPhoto]:
         )  # fmt: skip
         st.button(tr("Somebody else"), icon=":material/refresh:", on_click=lambda: state.update(seed=turn + 1))
     st.caption(tr("Drawn by this app, and chosen so that all models read them. Photos are harder."))
-    return [sample_photo(which, turn % 3)]  # there are three of each
+    return [sample_photo(which, turn % 2)]  # there are two of each
 
 
 def sample_photo(
