@@ -232,6 +232,7 @@ def test_photos_stay_until_they_are_cleared(page, photos):
     choose_source(page, "Video")
     page.get_by_text("Each face is followed").wait_for()
     choose_source(page, "Photos")
+    page.get_by_text("drop them here").wait_for()  # what is to be removed is there a moment longer
     page.get_by_role("article").wait_for()
     upload(page, photos / "group.png")  # comes to the first one
     page.get_by_role("heading", name="group.png").wait_for()
@@ -255,6 +256,7 @@ def test_boxes_and_cards_are_one(page, photos):
     upload(page, photos / "group.png")
     page.get_by_role("article").first.wait_for()
     box, card = page.locator(".fer-box").nth(1), page.get_by_role("article").nth(1)
+    page.wait_for_timeout(500)  # until the script listens
     box.focus()
     assert "fer-on" in card.get_attribute("class")
     downloads = page.get_by_role("button", name="JSON").bounding_box()

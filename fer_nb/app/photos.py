@@ -144,6 +144,7 @@ def synthetic_photo() -> list[InputPhoto]:
     return [sample_photo(which, turn % 2)]  # there are two of each
 
 
+# %% ../../nbs/81_app_photos.ipynb #985a14f5
 def sample_photo(
     which: str,  # an expression, or `ALL_SEVEN`
     turn: int,  # which of its seeds, from 0
