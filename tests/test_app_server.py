@@ -91,7 +91,7 @@ class Page:
 
         self.server, address = server, f"http://localhost:{server[1]}"
         url = f"ws{address[4:]}/_stcore/stream"
-        self.wire = connect(url, subprotocols=["streamlit"], origin=address, max_size=None)
+        self.wire = connect(url, subprotocols=["streamlit"], origin=address, max_size=None, open_timeout=60)
         self.uploader = ""  # the widget's id
         self.run()
 
@@ -309,7 +309,8 @@ def test_pages_answer_while_sixty_cameras_run(server):
     address = f"localhost:{server[1]}"
 
     def film(_):
-        with connect(f"ws://{address}/live?models={available_models()[0]}", origin=f"http://{address}") as line:
+        url = f"ws://{address}/live?models={available_models()[0]}"
+        with connect(url, origin=f"http://{address}", open_timeout=60) as line:
             while not done.is_set():
                 line.send(photo)
                 assert "faces" in line.recv(timeout=300)
