@@ -254,7 +254,8 @@ def align_window(
     right, bottom = (min(n, math.ceil(v)) for n, v in zip(limits, corners[:2].max(1), strict=True))
     if left >= right or top >= bottom:
         return None
-    part = source.moved(source.pixels[top:bottom, left:right], [[1, 0, left], [0, 1, top]])
+    inside = np.ascontiguousarray(source.pixels[top:bottom, left:right])  # Pillow copies other arrays byte by byte
+    part = source.moved(inside, [[1, 0, left], [0, 1, top]])
     part = reduce_by(part, max(1, int(step / source.step)))
     inner = (np.linalg.inv(part.matrix) @ matrix)[:2].ravel().tolist()
     how = Image.Transform.AFFINE, inner, Image.Resampling.BILINEAR
@@ -340,14 +341,19 @@ def search(
     levels, coarse = faces.levels if thorough else [], faces.levels[-1]
     framed = pad_border(whole("short"), WHOLE_VIEW["short"] // 4, faces.color)
     windows = [framed, *(tile for level in levels for tile in tiles(level))]
-    faces.look("short", windows, CONFIRMED["short"])
+    if thorough:
+        faces.look("short", windows, CONFIRMED["short"])
     middle = [level for level in levels if WHOLE_VIEW["full"] < max(level.pixels.shape) < 4 * WHOLE_VIEW["full"]]
     faces.look("full", [whole("full"), *(tile for level in middle for tile in tiles(level))], CONFIRMED["full"])
+    if not thorough and not len(faces.faces):
+        faces.look("short", windows, CONFIRMED["short"])
     if not len(faces.faces):
         faces.look("short", [framed], CONFIRMED_LARGE, faces.large)
     if thorough:
-        large = len(faces.faces) and levels[0].pixels.size > 3 * MAX_TILE**2
-        windows = [framed, *(tile for level in levels[bool(large) :] for tile in tiles(level))]
+        large = levels[0].pixels.size > 3 * MAX_TILE**2
+        if len(faces.faces):  # the finest copy costs most
+            levels = levels[1:] if large else [reduce_by(levels[0], 2), *levels[1:]]
+        windows = [framed, *(tile for level in levels for tile in tiles(level))]
         turned = [rotate_quarters(window, quarters) for window in windows for quarters in (1, 2, 3)]
         faces.look("short", turned, CONFIRMED_TURNED)
     return faces.faces

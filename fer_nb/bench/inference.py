@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..core import ModelError, available_models, model_info, models_dir
 from ..data.synthetic import draw_face
-from ..faces import crop_face, detect_faces
+from ..faces import crop_face, detect_faces, run_network
 from ..inference import EmotionRecognizer, ModelSource, detect_and_crop
 from ..runtime import BATCH_FACES, DEVICES
 
@@ -49,18 +49,21 @@ def bench_image() -> np.ndarray:  # uint8 [480, 640, 3]
 def bench_photo(
     model: ModelSource,  # as for `EmotionRecognizer`
     threads: int | None = None,  # of ONNX Runtime; None: as many as there are cores
-    min_face: int = 0,  # smallest face wanted, pixels
-) -> dict[str, Any]:  # model, find, cut, classify, all (milliseconds), photos_per_second
-    "How long each step from a photo to its answer takes on this machine."
+    thorough: bool = True,  # False: the fast way, for cameras
+) -> dict[str, Any]:  # model, thorough; milliseconds of each step and of all; find_ratio; photos_per_second
+    "How long each step from a photo to its answer takes on this machine; `find_ratio` is find to whole_view."
     photo = bench_image()
-    with EmotionRecognizer(model, threads, min_face) as recognizer:
-        seen = detect_and_crop(photo, min_face)
+    with EmotionRecognizer(model, threads, thorough=thorough) as recognizer:
+        seen = detect_and_crop(photo, thorough=thorough)
         steps = dict(
-            find=lambda: detect_faces(photo, min_face), cut=lambda: crop_face(photo, seen.faces[0]),
+            whole_view=lambda: run_network("short", np.asarray(Image.fromarray(photo).resize((128, 96))), 0.5),
+            find=lambda: detect_faces(photo, thorough=thorough), cut=lambda: crop_face(photo, seen.faces[0]),
             classify=lambda: recognizer.classify(seen.crops[:1]), all=lambda: recognizer(photo),
         )  # fmt: skip
         times = {name: round(median_ms(step), 2) for name, step in steps.items()}
-    return {"model": str(model)} | times | {"photos_per_second": round(1000 / times["all"], 1)}
+    ratio, rate = times["find"] / times["whole_view"], 1000 / times["all"]
+    how = {"model": str(model), "thorough": thorough}
+    return how | times | {"find_ratio": round(ratio, 1), "photos_per_second": round(rate, 1)}
 
 # %% ../../nbs/85_bench_inference.ipynb #7da23926
 def matmul_baseline(
