@@ -57,6 +57,7 @@ def textures(width=900, height=700):
         (1280, 720, 100, 11),
         (1920, 1080, 48, 12),
         (3840, 2160, 60, 36),
+        (8064, 6048, 48, 60),  # 48 megapixels
         (500, 375, 24, 8),
         (300, 300, 160, 1),
     ],
@@ -90,6 +91,14 @@ def test_min_face_is_honored_both_ways(people):
 
 def test_the_fast_way_finds_what_is_large(people):
     assert len(detect_faces(sheet(people, 640, 480, 110, 4), thorough=False)) == 4
+    assert len(detect_faces(people[0].resize((300, 300)), thorough=False)) == 1  # fills half of the picture
+
+
+def test_a_face_that_lies_is_found_beside_an_upright_one(people):
+    picture = np.full((700, 1000, 3), 110, np.uint8)
+    picture[100:300, 100:300] = people[0].resize((200, 200))
+    picture[300:500, 600:800] = np.rot90(np.asarray(people[1].resize((200, 200))))
+    assert sorted(round(face.roll / 90) for face in detect_faces(picture)) == [-1, 0]
 
 
 @pytest.mark.parametrize("number", range(15))
