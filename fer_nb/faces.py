@@ -95,9 +95,8 @@ def run_network(
         padded[: pixels.shape[0], : pixels.shape[1]] = pixels
         pixels = padded
     feed = {"view": np.ascontiguousarray(pixels), "min_score": np.array(min_score, np.float32)}
-    session = detector_session(name)
     with _slots:
-        return session.run(None, feed)[0]
+        return detector_session(name).run(None, feed)[0]
 
 # %% ../nbs/70_faces.ipynb #b015c7b1
 @dataclass(frozen=True)
@@ -254,8 +253,7 @@ def align_window(
     right, bottom = (min(n, math.ceil(v)) for n, v in zip(limits, corners[:2].max(1), strict=True))
     if left >= right or top >= bottom:
         return None
-    inside = np.ascontiguousarray(source.pixels[top:bottom, left:right])  # Pillow copies other arrays byte by byte
-    part = source.moved(inside, [[1, 0, left], [0, 1, top]])
+    part = source.moved(np.ascontiguousarray(source.pixels[top:bottom, left:right]), [[1, 0, left], [0, 1, top]])
     part = reduce_by(part, max(1, int(step / source.step)))
     inner = (np.linalg.inv(part.matrix) @ matrix)[:2].ravel().tolist()
     how = Image.Transform.AFFINE, inner, Image.Resampling.BILINEAR
@@ -350,9 +348,8 @@ def search(
     if not len(faces.faces):
         faces.look("short", [framed], CONFIRMED_LARGE, faces.large)
     if thorough:
-        large = levels[0].pixels.size > 3 * MAX_TILE**2
         if len(faces.faces):  # the finest copy costs most
-            levels = levels[1:] if large else [reduce_by(levels[0], 2), *levels[1:]]
+            levels = [*([] if levels[0].pixels.size > 3 * MAX_TILE**2 else [reduce_by(levels[0], 2)]), *levels[1:]]
         windows = [framed, *(tile for level in levels for tile in tiles(level))]
         turned = [rotate_quarters(window, quarters) for window in windows for quarters in (1, 2, 3)]
         faces.look("short", turned, CONFIRMED_TURNED)
