@@ -11,14 +11,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import FER_NB
 from PIL import Image
 
 from fer_nb.core import EMOTIONS, FerError
 from fer_nb.data.synthetic import draw_face
 
 pytest.importorskip("ray")
-import psutil
 import ray
 from pyarrow import parquet
 from ray.cluster_utils import Cluster
@@ -26,18 +24,16 @@ from ray.cluster_utils import Cluster
 from fer_nb.distributed import predict_dataset, result_row
 from fer_nb.inference import EmotionRecognizer
 
-PHOTOS = 100_000 if os.environ.get("FUZZ") else 800
-
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    "Many names of forty drawn photos, and two files that are no images."
+    "Eight hundred names of forty drawn photos, and two files that are no images."
     folder = tmp_path_factory.mktemp("photos")
     for i in range(40):
         photo = Image.new("RGB", (320, 240), (120, 130, 140))
         photo.paste(draw_face(EMOTIONS[i % 7], i, 200, zoom=0.6), (60, 20))
         photo.save(folder / f"{i:03}.jpg")
-    for i in range(40, PHOTOS):
+    for i in range(40, 800):
         os.link(folder / f"{i % 40:03}.jpg", folder / f"{i:03}.jpg")
     (folder / "broken.jpg").write_text("no picture")
     (folder / "empty.png").touch()
@@ -59,18 +55,16 @@ def check(out, photos, alone):
     assert set(counts.values()) == {1} and len(counts) == len(os.listdir(photos))
     for row in rows:
         name = Path(row["source"]).name
-        number = name.removesuffix(".jpg")
-        assert row | {"source": ""} == alone[f"{int(number) % 40:03}.jpg" if number.isdigit() else name]
+        assert row | {"source": ""} == alone[f"{int(name[:3]) % 40:03}.jpg" if name[0].isdigit() else name]
 
 
-def begun(out, alive, least=1):
-    "Wait until so many files of predictions are there."
-    for _ in range(6000):
-        if len(list(out.glob("predictions/*.parquet"))) >= least:
+def begun(out):
+    "Wait until the first predictions are there."
+    for _ in range(1200):
+        if list(out.glob("predictions/*.parquet")):
             return
-        assert alive()
         time.sleep(0.1)
-    raise AssertionError("no predictions after ten minutes")
+    raise AssertionError("no predictions after two minutes")
 
 
 def test_a_machine_that_is_lost_in_the_middle_loses_nothing(photos, alone, tmp_path):
@@ -83,44 +77,29 @@ def test_a_machine_that_is_lost_in_the_middle_loses_nothing(photos, alone, tmp_p
         run = threading.Thread(target=lambda: summaries.append(
             predict_dataset(photos, tmp_path, model="custom_cnn", min_face=80)))
         run.start()
-        begun(tmp_path, run.is_alive)
+        begun(tmp_path)
         assert run.is_alive()
         machines.remove_node(other, allow_graceful=False)
-        run.join(240 + PHOTOS / 20)
+        run.join(240)
         assert not run.is_alive() and ray.cluster_resources()["CPU"] == 1
-        assert summaries[0].photos == PHOTOS + 2 and summaries[0].errors == 2
+        assert summaries[0].photos == 802 and summaries[0].errors == 2
     finally:
         ray.shutdown()
         machines.shutdown()
     check(tmp_path, photos, alone)
 
 
-def lose_a_worker(run):
-    "Kill one of the processes that recognize."
-    workers = []
-    while not workers:
-        assert run.poll() is None
-        children = psutil.Process(run.pid).children(recursive=True)
-        workers = [one for one in children if "RecognizerActor" in "".join(one.cmdline()[:1])]
-    workers[0].kill()
-
-
-def test_a_run_that_loses_a_worker_and_is_killed_goes_on(photos, alone, tmp_path):
-    command = [*FER_NB, "predict", photos, "--engine", "ray"]
+def test_a_run_that_is_killed_goes_on(photos, alone, tmp_path):
+    command = [sys.executable, "-c", "from fer_nb.cli import main; main()", "predict", photos, "--engine", "ray"]
     command += ["--out", tmp_path, "--model", "custom_cnn", "--min-face", "80"]
     first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    try:
-        alive = lambda: first.poll() is None  # noqa: E731
-        begun(tmp_path, alive)
-        lose_a_worker(first)
-        begun(tmp_path, alive, PHOTOS // 10_000 + len(list(tmp_path.glob("predictions/*.parquet"))))
-    finally:
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
+    begun(tmp_path)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
     before = len(list(tmp_path.glob("predictions/*.parquet")))
     again = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert again.returncode == 1, again.stderr  # two files are no pictures
-    assert again.stdout.startswith(f"{PHOTOS + 2} pictures, {PHOTOS} faces, 2 not readable: ") and not again.stderr
+    assert again.stdout.startswith("802 pictures, 800 faces, 2 not readable: ") and not again.stderr
     assert len(list(tmp_path.glob("predictions/*.parquet"))) > before
     check(tmp_path, photos, alone)
     refused = subprocess.run(command, capture_output=True, text=True)
