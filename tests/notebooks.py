@@ -2,7 +2,7 @@
 
     python tests/notebooks.py                 # all, two at a time: what `make test` does
     python tests/notebooks.py nbs/00_core.ipynb nbs/9*.ipynb
-    python tests/notebooks.py --write nbs/00_core.ipynb      # keep the new outputs
+    python tests/notebooks.py --write nbs/00_core.ipynb      # keep the new outputs that differ
 
 Compared are printed text, values and Markdown; not times, paths, pictures, HTML, nor cells with the tag "measured",
 whose output is a speed. Outputs are committed as they are with FER2013 on a processor without bfloat16. Without FER2013
@@ -39,6 +39,7 @@ DATA = r"\bload_data\(|FER2013|\bdata = |default_data"
 def plain(text):
     "A text without what differs from run to run and from place to place."
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    text = re.sub(r"^epoch +\d+/\d+ .*\n?", "", text, flags=re.M)  # a training says some, by the clock
     text = re.sub(r"(\w+ )?(at )?0x[0-9a-fA-F]{6,}", "0x", text)
     text = re.sub(r"(?<![\w:/])(?:~|\.\.|[A-Za-z]:)?/(?:[\w.@+-]+/)+([\w.@+-]*)", r"PATH/\1", text)  # the name stays
     text = re.sub(r"\btmp\w{6,}\b", "TMP", text)
@@ -83,6 +84,12 @@ def printed(cell):
     return "\n".join("".join(part) for part in text).strip()
 
 
+def pictures(cell):
+    "What an output shows besides text."
+    data = [out.get("data", {}) for out in cell.get("outputs", [])]
+    return ["".join(shown[kind]) for shown in data for kind in shown if kind.startswith(("image/", "text/html"))]
+
+
 def stale_cells(before, after, numbers=True):
     "(cell id, difference) of every code cell whose text is another now."
     old, found = {c["id"]: c for c in before}, []
@@ -95,6 +102,15 @@ def stale_cells(before, after, numbers=True):
             lines = difflib.unified_diff(a.splitlines(), b.splitlines(), "committed", "now", lineterm="", n=0)
             found.append((cell["id"], "\n".join(lines)))
     return found
+
+
+def trains_in_bf16():
+    "Whether a training here computes in bfloat16."
+    from fastai.torch_core import default_device
+
+    from fer_nb.training.cpu import has_bf16
+
+    return has_bf16(default_device())
 
 
 def run(file, write=False):
@@ -127,12 +143,14 @@ def run(file, write=False):
         return time.time() - start, shell.prettytb(fname=file) or traceback.format_exc(), []
     source, has_data = "\n".join(cell.source for cell in nb.cells), bool(os.environ.get("FER2013"))
     comparable = has_data or not re.search(DATA, source)
-    rounds = re.search(TRAINS, source) and import_module("fer_nb.training.cpu").has_bf16()
+    rounds = re.search(TRAINS, source) and trains_in_bf16()
     stale = stale_cells(before, nb.cells, numbers=has_data and not rounds) if comparable else []
     if write:  # outputs alone: NBProcessor has taken the directives out of the sources
-        outputs = {cell.id: cell.outputs for cell in nb.cells if cell.get("ran") and cell.cell_type == "code"}
-        for cell in before:
-            cell.update({"outputs": outputs[cell["id"]]} if cell["id"] in outputs else {})
+        ran = {cell.id: cell for cell in nb.cells if cell.get("ran") and cell.cell_type == "code"}
+        for cell in before:  # one that says and shows the same keeps its output: no difference for a time or a path
+            new = ran.get(cell["id"], cell)
+            if not same(printed(cell), printed(new)) or pictures(cell) != pictures(new):
+                cell["outputs"] = [out for out in new["outputs"] if out.get("name") != "stderr"]
         write_nb(dict2nb(raw), file)
     return time.time() - start, "", stale
 
