@@ -39,6 +39,7 @@ DATA = r"\bload_data\(|FER2013|\bdata = |default_data"
 def plain(text):
     "A text without what differs from run to run and from place to place."
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    text = re.sub(r"^\((raylet|\w+ pid=)[^)]*\).*\n?", "", text, flags=re.M)  # Ray, of the machine
     text = re.sub(r"^epoch +\d+/\d+ .*\n?", "", text, flags=re.M)  # a training says some, by the clock
     text = re.sub(r"(\w+ )?(at )?0x[0-9a-fA-F]{6,}", "0x", text)
     text = re.sub(r"(?<![\w:/])(?:~|\.\.|[A-Za-z]:)?/(?:[\w.@+-]+/)+([\w.@+-]*)", r"PATH/\1", text)  # the name stays
