@@ -150,8 +150,9 @@ def run(file, write=False):
         ran = {cell.id: cell for cell in nb.cells if cell.get("ran") and cell.cell_type == "code"}
         for cell in before:  # one that says and shows the same keeps its output: no difference for a time or a path
             new = ran.get(cell["id"], cell)
-            if not same(printed(cell), printed(new)) or pictures(cell) != pictures(new):
-                cell["outputs"] = [out for out in new["outputs"] if out.get("name") != "stderr"]
+            kept = cell if same(printed(cell), printed(new)) and pictures(cell) == pictures(new) else new
+            if "outputs" in kept:  # warnings name the paths of this machine
+                cell["outputs"] = [out for out in kept["outputs"] if out.get("name") != "stderr"]
         write_nb(dict2nb(raw), file)
     return time.time() - start, "", stale
 

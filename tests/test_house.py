@@ -224,6 +224,15 @@ def test_committed_outputs_are_those_of_today(name):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_outputs_hold_no_warnings_and_no_paths_of_a_machine():
+    for file in (ROOT / "nbs").glob("*.ipynb"):
+        for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
+            outputs = cell.get("outputs", [])
+            assert not [out for out in outputs if out.get("name") == "stderr"], (file.name, cell["id"])
+            for foreign in (str(ROOT), "site-packages/"):
+                assert foreign not in json.dumps(outputs), (file.name, cell["id"], foreign)
+
+
 def test_what_is_the_same_and_what_is_not():
     for old, new in (
         ("accuracy 67.1%", "accuracy 67.1%"), ("3.1 ms a face", "12.7 ms a face"), ("71 images/s", "90 images/s"),
