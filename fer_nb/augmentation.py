@@ -5,6 +5,7 @@
 # %% ../nbs/20_augmentation.ipynb #a8d4f6a0
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -16,10 +17,62 @@ from torch import Tensor, nn
 from .data.dataset import SIZE
 
 # %% auto #0
-__all__ = ['GRAY_STATS', 'IMAGENET_STATS', 'DRAW', 'Preprocess', 'random_draws', 'view_draws', 'affine_maps', 'adjust_light',
-           'random_erasing', 'random_gaussian_blur', 'bounded', 'AugmentSettings', 'Augment']
+__all__ = ['MIN_CONTRAST', 'NOISE_RANGE', 'BLUR_SIGMA', 'GRAY_STATS', 'IMAGENET_STATS', 'DRAW', 'stretch_contrast',
+           'estimate_noise', 'gaussian_kernel', 'denoise', 'resize', 'Preprocess', 'random_draws', 'view_draws',
+           'affine_maps', 'adjust_light', 'random_erasing', 'random_gaussian_blur', 'bounded', 'AugmentSettings',
+           'Augment']
+
+# %% ../nbs/20_augmentation.ipynb #2a0e5b11
+MIN_CONTRAST = 0.1  # standard deviation, fraction of white; 1% of FER2013's Training have less
+NOISE_RANGE = (0.04, 0.05)  # fractions of white; 1% have more than the first, and from the second on all blur counts
+BLUR_SIGMA = 1.25  # pixels; chosen on Training with added noise
+
+
+def stretch_contrast(
+    x: Tensor,  # [N, 1, H, W] floats of 0–1
+) -> Tensor:  # [N, 1, H, W] floats of 0–1
+    "Faces of less contrast than `MIN_CONTRAST` with as much, ten times theirs at most; all others as they are."
+    mean, std = x.mean((2, 3), keepdim=True), x.std((2, 3), keepdim=True)
+    gain = MIN_CONTRAST / std.clamp(MIN_CONTRAST / 10, MIN_CONTRAST)
+    middle = mean + (0.5 - mean) * (1 - 1 / gain)
+    return torch.where(gain > 1, (middle + (x - mean) * gain).clamp(0, 1), x)
+
+# %% ../nbs/20_augmentation.ipynb #2a0e5b12
+def estimate_noise(
+    x: Tensor,  # [N, 1, H, W] floats of 0–1
+) -> Tensor:  # [N, 1, 1, 1], a fraction of white
+    "Standard deviation of Gaussian noise (Immerkær 1996, doi:10.1006/cviu.1996.0060)."
+    mask = torch.tensor([[1.0, -2, 1], [-2, 4, -2], [1, -2, 1]], device=x.device)
+    return math.sqrt(math.pi / 2) / 6 * F.conv2d(x, mask[None, None]).abs().mean((2, 3), keepdim=True)
+
+
+def gaussian_kernel(
+    sigma: Tensor | float,  # standard deviations [N, 1], or one; pixels
+    radius: int,  # pixels
+    device: torch.device | str | None = None,
+) -> Tensor:  # float32 [N, 2 * radius + 1], or without N; sums to 1
+    "The weights of a Gaussian blur along one axis."
+    return (-0.5 * (torch.arange(-radius, radius + 1, device=device) / sigma) ** 2).softmax(dim=-1)
+
+
+def denoise(
+    x: Tensor,  # [N, 1, H, W] floats of 0–1
+) -> Tensor:  # [N, 1, H, W] floats of 0–1
+    "Noisy faces blurred, the more the noisier within `NOISE_RANGE`; all others as they are."
+    least, most = NOISE_RANGE
+    kernel = gaussian_kernel(BLUR_SIGMA, 3, x.device)
+    blurred = F.conv2d(F.pad(x, (3,) * 4, mode="replicate"), (kernel[:, None] * kernel)[None, None])
+    return x + (blurred - x) * ((estimate_noise(x) - least) / (most - least)).clamp(0, 1)
 
 # %% ../nbs/20_augmentation.ipynb #d8a9100c
+def resize(
+    x: Tensor,  # [N, C, H, W]
+    side: int,  # pixels
+) -> Tensor:  # [N, C, side, side]
+    "Bilinear, antialiased."
+    return F.interpolate(x, (side, side), mode="bilinear", antialias=True)
+
+# %% ../nbs/20_augmentation.ipynb #42912860
 #: mean and standard deviation of gray input to networks trained from scratch, on a scale of 0–1
 GRAY_STATS = ((0.5,), (0.5,))
 
@@ -34,9 +87,10 @@ class Preprocess(nn.Module):
         self,
         size: int = SIZE,  # side of the network's square input, pixels
         channels: int = 1,  # 1: gray, mean and std 0.5; 3: gray repeated, ImageNet statistics
+        face_size: int = SIZE,  # side that faces are reduced to, pixels; at most the network's, or 48
     ):
         super().__init__()
-        self.size, self.channels = size, channels
+        self.size, self.channels, self.face_size = size, channels, min(face_size, max(size, SIZE))
         mean, std = GRAY_STATS if channels == 1 else IMAGENET_STATS
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
@@ -54,11 +108,11 @@ def forward(
     self: Preprocess,
     images: Tensor,  # uint8 [N, H, W], 0–255
 ) -> Tensor:  # float32 [N, C, size, size]
-    "Reduce to 48 px as FER2013 did, enlarge to the network's size, normalize."
-    x = images.unsqueeze(1).float() / 255
-    x = F.interpolate(x, (SIZE, SIZE), mode="bilinear", antialias=True)
-    if self.size != SIZE:
-        x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
+    "Reduce as the data's makers did, bring into FER2013's range, enlarge to the network's size, normalize."
+    x = resize(images.unsqueeze(1).float() / 255, self.face_size)
+    x = denoise(stretch_contrast(x))
+    if self.size != self.face_size:
+        x = resize(x, self.size)
     return self.normalize(x)
 
 # %% ../nbs/20_augmentation.ipynb #3e0a61d2
@@ -130,13 +184,14 @@ def random_erasing(
 # %% ../nbs/20_augmentation.ipynb #ea35241d
 def random_gaussian_blur(
     x: Tensor,  # [N, 1, H, W]
-    max_sigma: float,  # largest standard deviation of the Gaussian, pixels
+    max_sigma: float,  # largest standard deviation of the Gaussian, 48ths of the width
     draws: Tensor,  # float32 [N, len(DRAW)], 0–1
 ) -> Tensor:  # [N, 1, H, W]
     "Blur each image by a Gaussian of its own, its standard deviation uniform from 0 to `max_sigma`."
+    max_sigma = max_sigma * x.shape[-1] / SIZE
     n, radius = len(x), max(round(3 * max_sigma), 1)
     sigma = (draws[:, 7:8] * max_sigma).clamp(min=1e-3)
-    kernel = (-0.5 * (torch.arange(-radius, radius + 1, device=x.device) / sigma) ** 2).softmax(dim=1)
+    kernel = gaussian_kernel(sigma, radius, x.device)
     x = F.pad(x, (radius,) * 4, mode="replicate").transpose(0, 1)
     return F.conv2d(F.conv2d(x, kernel.view(n, 1, 1, -1), groups=n), kernel.view(n, 1, -1, 1), groups=n).transpose(0, 1)
 
@@ -163,21 +218,22 @@ class AugmentSettings:
     contrast: float = bounded(0.2, 0.0, 1.0)  # distance from the image's mean times 1 ± this
     #: probability of an erased patch
     erase_prob: float = bounded(0.0, 0.0, 1.0, apply=random_erasing, to="input")
-    #: largest Gaussian blur: its standard deviation in pixels of the stored face
+    #: largest Gaussian blur: its standard deviation in pixels of a 48 px face
     max_blur_sigma: float = bounded(0.0, 0.0, 8.0, apply=random_gaussian_blur, to="face")
 
 # %% ../nbs/20_augmentation.ipynb #74bd5809
 class Augment(nn.Module):
-    "Random, different for every image: uint8 faces [N, 48, 48] to the float input [N, C, size, size] of a network."
+    "Random, different for every image: uint8 faces [N, S, S] to the float input [N, C, size, size] of a network."
 
     def __init__(
         self,
         size: int = SIZE,  # side of the network's square input, pixels
         channels: int = 1,  # 1 or 3, as in `Preprocess`
+        face_size: int = SIZE,  # as in `Preprocess`; larger faces are reduced to it
         **settings: float,  # of `AugmentSettings`, by name
     ):
         super().__init__()
-        self.preprocess = Preprocess(size, channels)
+        self.preprocess = Preprocess(size, channels, face_size)
         self.settings = AugmentSettings(**settings)
 
     def run_steps(
@@ -203,7 +259,10 @@ def forward(
     "The picture of each face that its draw decides."
     n, size, s = len(images), self.preprocess.size, self.settings
     draws = random_draws(n, images.device) if draws is None else draws
-    x = self.run_steps(images.unsqueeze(1).float() / 255, "face", draws)
+    x = images.unsqueeze(1).float() / 255
+    if x.shape[-1] > self.preprocess.face_size:
+        x = resize(x, self.preprocess.face_size)
+    x = self.run_steps(x, "face", draws)
     maps = affine_maps(draws, s.flip_prob, s.max_rotation, s.max_zoom, s.max_shift)
     grid = F.affine_grid(maps, (n, 1, size, size), align_corners=False)
     x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 # %% auto #0
-__all__ = ['EMOTIONS', 'SPLITS', 'COLORS', 'MODELS', 'MEASURE_HINT', 'DEFAULT_MODEL', 'REFERENCE_LIBRARIES', 'SYSTEM_PACKAGES',
-           'brief', 'FerError', 'DatasetError', 'ImageError', 'ModelError', 'RecipeError', 'TrainingError', 'ModelInfo',
-           'model_info', 'shipped_dir', 'models_dir', 'available_models', 'default_model', 'load_results',
-           'refuse_address', 'system_libraries', 'after_fork', 'atomic_write', 'markdown_table']
+__all__ = ['EMOTIONS', 'SPLITS', 'COLORS', 'MODELS', 'MEASURE_HINT', 'DEFAULT_MODEL', 'SYSTEM_PACKAGES', 'emotion_color', 'brief',
+           'FerError', 'DatasetError', 'ImageError', 'ModelError', 'RecipeError', 'TrainingError', 'ModelInfo',
+           'model_info', 'shipped_dir', 'models_dir', 'available_models', 'default_model', 'load_results', 'load_peers',
+           'load_flicker', 'refuse_address', 'system_libraries', 'after_fork', 'atomic_write', 'markdown_table']
 
 # %% ../nbs/00_core.ipynb #52fc2f57
 #: The seven classes, in the order of every label, probability vector and table in this library.
@@ -41,6 +41,13 @@ COLORS = {
     "sad": "#0072B2",
     "surprise": "#56B4E9",
 }
+
+
+def emotion_color(
+    emotion: str,  # of any label set
+) -> str:  # "#rrggbb"
+    "The color of an emotion; all that are none of the seven share Okabe and Ito's yellow."
+    return COLORS.get(emotion, "#F0E442")
 
 # %% ../nbs/00_core.ipynb #fba1ec29
 def brief(
@@ -112,16 +119,6 @@ def model_info(
     near = difflib.get_close_matches(name, MODELS, n=2, cutoff=0.4) or list(MODELS)
     raise ModelError(f"There is no model '{name}'. Did you mean {' or '.join(near)}?")
 
-# %% ../nbs/00_core.ipynb #2f7c1c7d
-#: libraries in the versions named, measured once on FER2013's genuine pixels, crops fed straight to each network; in %:
-#: accuracy, macro F1 and ECE on PublicTest, the same on PrivateTest, accuracy there without exact duplicates of
-#: Training; then ms a crop on two cores, and MB when installed
-REFERENCE_LIBRARIES = (
-    ("fer 25.10.3", (65.3, 61.9, 6.5), (65.9, 64.2, 5.6), 64.3, 0.53, 7600),
-    ("@vladmandic/face-api 1.7.15", (58.4, 53.5, 32.3), (58.9, 53.4, 32.1), 57.4, 11.8, 307),
-    ("@vladmandic/human 3.3.6", (65.3, 64.4, 11.0), (66.8, 66.2, 9.9), 64.8, 7.5, 519),
-)
-
 # %% ../nbs/00_core.ipynb #63e057b3
 def shipped_dir() -> Path:
     "The folder of the models that come with the library: the checkout's `models/`, else the installed copy."
@@ -153,17 +150,33 @@ def default_model() -> str:  # a name from `available_models()`
     return have[0]
 
 # %% ../nbs/00_core.ipynb #36219a1b
+def _read_figures(
+    name: str,  # of a JSON file in `models_dir()`
+) -> Any:  # its content; None where there is none to read
+    try:
+        return json.loads((models_dir() / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def load_results(
     required: bool = False,  # True: a missing file is a `ModelError`
 ) -> dict[str, Any]:  # the content of results.json; empty where nothing was measured
     "The measured figures of all models in `models_dir()`."
-    path = models_dir() / "results.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        if required:
-            raise ModelError(f"There is no {path} to read. Make it: {MEASURE_HINT}") from None
-        return {}
+    found = _read_figures("results.json")
+    if found is None and required:
+        raise ModelError(f"There is no {models_dir() / 'results.json'} to read. Make it: {MEASURE_HINT}")
+    return {} if found is None else found
+
+# %% ../nbs/00_core.ipynb #2f7c1c7d
+def load_peers() -> dict[str, dict[str, dict[str, Any]]]:  # library → split → figures; empty where none was measured
+    "What other libraries reach, as `docs/peers/measure.py` measured it: the content of peers.json."
+    return _read_figures("peers.json") or {}
+
+
+def load_flicker() -> dict[str, Any]:  # how it was filmed, and figures by model; empty where nothing was measured
+    "How often a still face's label changes in a video, as `docs/flicker.py` measured it: the content of flicker.json."
+    return _read_figures("flicker.json") or {}
 
 # %% ../nbs/00_core.ipynb #d2a1f6dd
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # nothing leaves the machine

@@ -31,8 +31,8 @@ from .core import FerError, ImageError, brief, refuse_address
 __all__ = ['MAX_PIXELS', 'NON_IMAGE_FORMATS', 'HEIC_SUFFIXES', 'HEIC_HINT', 'IMAGE_SUFFIXES', 'MAX_SCAN_PIXELS', 'FORMATS_HINT',
            'ImageSource', 'to_8bit', 'canonical_image', 'register_heif', 'known_suffixes', 'ImageSuffixes',
            'RefusedImage', 'count_scans', 'check_scans', 'open_image', 'decode_image', 'image_from_array',
-           'decode_data_uri', 'source_name', 'conversion_hint', 'load_named_image', 'load_image', 'join_wrapped',
-           'parse_name_list', 'report_skipped', 'images_in_folder', 'find_images']
+           'decode_data_uri', 'source_name', 'conversion_hint', 'load_named_image', 'load_image', 'gray_patch',
+           'join_wrapped', 'parse_name_list', 'report_skipped', 'images_in_folder', 'find_images']
 
 # %% ../nbs/01_images.ipynb #d2010011
 MAX_PIXELS = 64_000_000  # of an image, as the largest cameras make them; a small file can unfold into gigabytes
@@ -309,6 +309,23 @@ def load_image(
     if hasattr(given, "read") and not awaited and not isinstance(given, io.TextIOBase):
         return decode_image(given, str(getattr(given, "name", None) or "The file"))
     raise ImageError(conversion_hint(given))
+
+# %% ../nbs/01_images.ipynb #d2010054
+def gray_patch(
+    image: np.ndarray,  # uint8 [height, width, 3]
+    left: int,
+    top: int,
+    right: int,
+    bottom: int,
+) -> Image.Image:  # mode L, (right - left) x (bottom - top)
+    "A part of a picture in gray; beyond the edge the last pixels are repeated."
+    height, width = image.shape[:2]
+    rows, columns = np.arange(top, bottom).clip(0, height - 1), np.arange(left, right).clip(0, width - 1)
+    part = np.ascontiguousarray(image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    gray = np.asarray(Image.fromarray(part).convert("L"))
+    if gray.shape != (len(rows), len(columns)):  # beyond the edge
+        gray = gray.take(rows - rows[0], 0).take(columns - columns[0], 1)
+    return Image.fromarray(gray)
 
 # %% ../nbs/01_images.ipynb #d2010039
 def join_wrapped(

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from .augmentation import Preprocess
 from .core import EMOTIONS, MODELS, ModelError, RecipeError, model_info
+from .data.dataset import SIZE
+from .data.load import check_size
 from .recipe import Recipe, override, parse_setting
 
 # %% auto #0
@@ -319,7 +321,8 @@ def load_classifier(
     try:
         net = build_model(saved["model"], len(emotions), saved["channels"])
         net.load_state_dict(saved["model_state_dict"])
-        preprocess = Preprocess(parse_setting("size", saved["size"]), saved["channels"])
+        face_size = check_size(saved.get("face_size", SIZE))
+        preprocess = Preprocess(parse_setting("size", saved["size"]), saved["channels"], face_size)
         return FaceClassifier(net, preprocess, saved["calibration"].reshape(2, len(emotions)), emotions).eval()
     except Exception as e:  # whatever stands in its place may raise anything
         raise ModelError(f"{path} is damaged: its weights and settings do not fit together. Copy it again.") from e

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     import onnxruntime
 
 # %% auto #0
-__all__ = ['ModelSource', 'DEVICES', 'AUTO_DEVICES', 'BATCH_FACES', 'model_path', 'session_emotions', 'choose_devices',
-           'start_session', 'open_session', 'shared_session', 'tta_views', 'ensemble_weights', 'fitted_ensemble',
-           'apply_temperature', 'check_crops', 'predict_members', 'open_models', 'predict_batches', 'own_threshold',
-           'OnnxClassifier', 'reopen']
+__all__ = ['ModelSource', 'DEVICES', 'AUTO_DEVICES', 'BATCH_FACES', 'model_path', 'session_emotions', 'session_face_size',
+           'choose_devices', 'start_session', 'open_session', 'shared_session', 'tta_views', 'ensemble_weights',
+           'fitted_ensemble', 'apply_temperature', 'check_crops', 'predict_members', 'open_models', 'predict_batches',
+           'own_threshold', 'OnnxClassifier', 'reopen']
 
 # %% ../nbs/02_runtime.ipynb #d2020009
 #: a name of `MODELS`, or the path of an .onnx file
@@ -68,6 +68,16 @@ def session_emotions(
     outputs = session.get_outputs()[0].shape[-1]  # a number, or a name where it is free
     fits = outputs == len(names) or not isinstance(outputs, int)
     return names if fits and all(names) and len(set(names)) == len(names) > 1 else ()
+
+
+def session_face_size(
+    session: onnxruntime.InferenceSession,
+) -> int:  # pixels, 48 to 256
+    "The side of the faces that a model was trained on, from its metadata; a larger crop tells it no more."
+    size = session.get_modelmeta().custom_metadata_map.get("face_size", "48")
+    if not (size.isdecimal() and 48 <= int(size) <= 256):
+        raise ModelError(f"This model names faces of {size[:20]} pixels; 48 to 256 are possible. Export it again.")
+    return int(size)
 
 # %% ../nbs/02_runtime.ipynb #d2020036
 #: device -> ONNX Runtime's provider, and the package that has it
@@ -297,6 +307,7 @@ class OnnxClassifier:
     def __post_init__(self) -> None:
         self.sessions, self._process = open_models(self.models, self.threads, self.device), os.getpid()
         self.emotions = session_emotions(self.sessions[0])  # K names, in the order of the probabilities
+        self.face_size = max(map(session_face_size, self.sessions))  # pixels; each model reduces faces to its own
         self.metadata = [dict(session.get_modelmeta().custom_metadata_map) for session in self.sessions]
         fitted = {"temperature": 1.0, "threshold": own_threshold(self.metadata)} | fitted_ensemble(self.models)
         self.weights, self.temperature = ensemble_weights(self.models), fitted["temperature"]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .augmentation import DRAW, view_draws
 from .core import ModelError, RecipeError, atomic_write
-from .data.dataset import Split
+from .data.dataset import SIZE, Split
 from .recipe import Recipe, diff_settings, rename_settings
 
 # %% auto #0
@@ -49,7 +49,7 @@ class ViewBank:
     def __init__(
         self,
         codes: Tensor,  # uint8 [V, N, K], as `quantize` makes them
-        metadata: dict,  # views, seed, faces (a hash), augmentation, teachers, emotions
+        metadata: dict,  # views, seed, faces (a hash), face_size (pixels), augmentation, teachers, emotions
     ):
         self.codes, self.metadata = codes, metadata
         self.draws = torch.stack([view_draws(codes.shape[1], v, metadata["seed"]) for v in range(len(codes))])
@@ -120,6 +120,9 @@ def bank_of(
     bank, (file,) = load_bank(files[0]), files
     if (emotions := bank.metadata["emotions"]) != part.emotions:
         raise RecipeError(f"{file} knows other emotions: {', '.join(emotions)}, not {', '.join(part.emotions)}.")
+    if (size := bank.metadata.get("face_size", SIZE)) != part.face_size:
+        raise RecipeError(f"{file} is about faces of {size} px, this Training has {part.face_size} px. "
+                          "Give its teachers' checkpoints instead, or a bank of teachers with this size.")
     if bank.metadata["faces"] != ViewBank.hash(part):
         raise RecipeError(f"{file} is about other faces than this Training. Make one of these: fer-nb bank.")
     has = bank.metadata["augmentation"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -37,9 +36,10 @@ def safe_member_path(
 ) -> str:  # the same with "/" and without "./"
     "A path that stays inside the archive; any other is a `DatasetError`."
     name = name.replace("\\", "/")
-    if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
+    parts = name.split("/")
+    if name.startswith("/") or (name[1:2] == ":" and name[0].isalpha()) or ".." in parts:
         raise DatasetError(f"The archive holds the path {name[:80]!r}, which climbs out of it. Do not trust it.")
-    return "/".join(p for p in name.split("/") if p not in ("", "."))
+    return "/".join([p for p in parts if p not in ("", ".")])
 
 # %% ../../nbs/11_archives.ipynb #7c62ef05
 def check_archive_limits(

@@ -9,7 +9,8 @@ import csv
 import io
 import json
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,46 +23,53 @@ from .load import duplicate_group_ids
 from .quality import find_blank
 
 # %% auto #0
-__all__ = ['DROPS', 'SPLIT_FILES', 'WRITERS', 'drop_conflicting', 'drop_duplicates', 'drop_blank', 'clean', 'encode_png',
+__all__ = ['DROPS', 'SPLIT_FILES', 'WRITERS', 'PooledFaces', 'is_conflicting', 'is_repeated', 'is_blank', 'clean', 'encode_png',
            'write_folder', 'write_csv', 'parquet_batches', 'write_parquet', 'make_manifest', 'check_new_folder',
            'convert']
 
 # %% ../../nbs/16_convert.ipynb #45c4ceaa
-def drop_conflicting(
-    images: np.ndarray,  # uint8 [N, H, W], of all splits
-    labels: np.ndarray,  # int64 [N]
-    rank: np.ndarray,  # int64 [N], 0 for the split whose images are kept first
+@dataclass(frozen=True, eq=False)
+class PooledFaces:
+    "The faces of all splits, one after another."
+
+    images: np.ndarray  # uint8 [N, H, W]
+    labels: np.ndarray  # int64 [N]
+    rank: np.ndarray  # int64 [N], 0 for the split whose images are kept first
+
+    @cached_property
+    def group(self) -> np.ndarray:
+        "int64 [N], equal where images are identical to the pixel; they are hashed once."
+        return duplicate_group_ids(self.images)
+
+# %% ../../nbs/16_convert.ipynb #8a585f02
+def is_conflicting(
+    faces: PooledFaces,
 ) -> np.ndarray:  # bool [N]
     "Images that are there several times with different labels."
-    group = duplicate_group_ids(images)
-    pairs = np.unique(np.stack([group, labels]), axis=1)  # each image with each of its labels once
-    return (np.bincount(pairs[0]) > 1)[group]
+    pairs = np.unique(np.stack([faces.group, faces.labels]), axis=1)  # each image with each of its labels once
+    return (np.bincount(pairs[0]) > 1)[faces.group]
 
 
-def drop_duplicates(
-    images: np.ndarray,  # uint8 [N, H, W], of all splits
-    labels: np.ndarray,  # int64 [N]
-    rank: np.ndarray,  # int64 [N], 0 for the split whose images are kept first
+def is_repeated(
+    faces: PooledFaces,
 ) -> np.ndarray:  # bool [N]
     "All but one of images that are identical to the pixel; the one of the lowest rank stays."
-    order = np.argsort(rank, kind="stable")
-    _, first = np.unique(duplicate_group_ids(images)[order], return_index=True)
-    drop = np.ones(len(images), bool)
+    order = np.argsort(faces.rank, kind="stable")
+    _, first = np.unique(faces.group[order], return_index=True)
+    drop = np.ones(len(faces.group), bool)
     drop[order[first]] = False
     return drop
 
-# %% ../../nbs/16_convert.ipynb #8a585f02
-def drop_blank(
-    images: np.ndarray,  # uint8 [N, H, W], of all splits
-    labels: np.ndarray,  # int64 [N]
-    rank: np.ndarray,  # int64 [N], 0 for the split whose images are kept first
+
+def is_blank(
+    faces: PooledFaces,
 ) -> np.ndarray:  # bool [N]
     "Images that show nothing, or hardly anything."
-    return np.logical_or(*find_blank(images))
+    return np.logical_or(*find_blank(faces.images))
 
 
 #: what can be dropped -> which images it is
-DROPS = {"conflicting": drop_conflicting, "duplicates": drop_duplicates, "blank": drop_blank}
+DROPS = {"conflicting": is_conflicting, "duplicates": is_repeated, "blank": is_blank}
 
 # %% ../../nbs/16_convert.ipynb #bdda4ead
 def clean(
@@ -74,9 +82,9 @@ def clean(
     images, labels = (np.concatenate([getattr(s, k) for s in data.splits.values()]) for k in ("images", "labels"))
     split = np.repeat([*data.splits], [len(s) for s in data.splits.values()])
     paths, keep, dropped = np.concatenate([s.paths for s in data.splits.values()]), np.ones(len(images), bool), {}
-    rank = len(SPLITS) - np.array([SPLITS.index(name) for name in split])
+    faces = PooledFaces(images, labels, len(SPLITS) - np.array([SPLITS.index(name) for name in split]))
     for reason in (name for name in DROPS if name in drop):
-        out = DROPS[reason](images, labels, rank) & keep
+        out = DROPS[reason](faces) & keep
         keep &= ~out
         dropped[reason] = [f"{s}: {path}" for s, path in zip(split[out], paths[out], strict=True)]
     splits = {name: s[keep[split == name]] for name, s in data.splits.items()}

@@ -140,7 +140,7 @@ def check_split_map(
     return meanings
 
 # %% ../../nbs/03_dataset.ipynb #b840c991
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceFile:
     "A file of a source: in a folder, in an archive, or in memory."
 
@@ -163,7 +163,7 @@ class ReadIssue:
         return f"{self.name}: {self.problem}; {self.action}"
 
 # %% ../../nbs/03_dataset.ipynb #1d75d7af
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     "One labelled face as its source has it."
 
@@ -174,7 +174,6 @@ class Sample:
     vote_shares: np.ndarray | None = None  # float32 [7], fraction of the votes for each emotion
     box: tuple[int, int, int, int] | None = None  # left, top, right, bottom in the image file, pixels; None: all of it
     subject: str | None = None  # who it is, where the layout says it
-
 
 # %% ../../nbs/03_dataset.ipynb #3fafc532
 def printable_name(
@@ -207,6 +206,11 @@ class Split:
     def __getitem__(self, i) -> Split:
         votes = None if self.vote_shares is None else self.vote_shares[i]
         return Split(self.images[i], self.labels[i], self.paths[i], votes, self.emotions)
+
+    @property
+    def face_size(self) -> int:
+        "Side of the images, pixels."
+        return self.images.shape[1]
 
     @property
     def counts(self) -> dict[str, int]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
@@ -20,7 +21,8 @@ from ..images import MAX_PIXELS, canonical_image, open_image
 
 # %% auto #0
 __all__ = ['MAX_IMAGE_BYTES', 'SPOOL_BYTES', 'crop_box', 'decode_face', 'read_image_file', 'load_pixels', 'PixelSpool',
-           'resize_square', 'spooled_array', 'SplitRows', 'collect_rows', 'make_split', 'collect_samples']
+           'resize_square', 'spooled_array', 'SplitRows', 'collect_rows', 'make_split', 'collect_samples',
+           'is_unresized']
 
 # %% ../../nbs/07_decode.ipynb #40f6c98b
 def crop_box(
@@ -46,20 +48,19 @@ def decode_face(
         raise ValueError("it is no image") from None
     except Image.DecompressionBombError:
         raise ValueError("too many pixels") from None
-    with image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width}×{image.height} are too many pixels")
-        done = ["made 8-bit gray"] * (image.mode != "L")
-        if box and box != (0, 0, *image.size):
-            image = crop_box(image, box)
-            done.append("cropped by its box")
-        image = canonical_image(image)
-        image = image if image.mode == "L" else image.convert("L")
-        side = min(max(SIZE, min(image.size)), size)
-        if image.size != (side, side):
-            image = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
-            done.append(f"resized to {side}×{side}")
-        return np.array(image), done
+    if math.prod(image.size) > MAX_PIXELS:
+        raise ValueError(f"{image.width}×{image.height} are too many pixels")
+    done = ["made 8-bit gray"] * (image.mode != "L")
+    if box and box != (0, 0, *image.size):
+        image = crop_box(image, box)
+        done.append("cropped by its box")
+    image = canonical_image(image)
+    image = image if image.mode == "L" else image.convert("L")
+    side = min(max(SIZE, min(image.size)), size)
+    if image.size != (side, side):
+        image = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
+        done.append(f"resized to {side}×{side}")
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(side, side), done
 
 # %% ../../nbs/07_decode.ipynb #0bcaa79c
 MAX_IMAGE_BYTES = 64 * 2**20  # bytes of one image file
@@ -92,24 +93,24 @@ class PixelSpool:
     "The images of one split while they are read."
 
     def __init__(self):
-        self.images, self.sides, self.file, self.waiting = [], [], None, 0
+        self.sides, self.pixels, self.file = [], bytearray(), None
 
     def append(
         self,
         image: np.ndarray,  # uint8 [S, S]
     ) -> None:
         "Keep one more image."
-        self.images.append(image)
         self.sides.append(len(image))
-        self.waiting += image.nbytes
-        if self.waiting > SPOOL_BYTES:
+        self.pixels.extend(image.tobytes())
+        if len(self.pixels) > SPOOL_BYTES:
             self.flush()
 
     def flush(self) -> None:
         "Move the images that are in memory to the file."
         self.file = self.file or tempfile.TemporaryFile()
-        self.file.writelines(self.images)
-        self.images, self.waiting = [], 0
+        self.file.write(self.pixels)
+        self.file.flush()
+        self.pixels = bytearray()
 
 # %% ../../nbs/07_decode.ipynb #4590c1c7
 def resize_square(
@@ -121,21 +122,27 @@ def resize_square(
         return image
     return np.array(Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS))
 
-
+# %% ../../nbs/07_decode.ipynb #2af35bb6
 def spooled_array(
     spool: PixelSpool,  # with one image or more
     side: int,  # pixels
     order: np.ndarray,  # int [N], which image comes when
 ) -> np.ndarray:  # uint8 [N, side, side]; a `numpy.memmap` where it was too large for the memory
     "The images of a spool as one array, all with the same side."
-    if spool.file is None:
-        return np.stack([resize_square(spool.images[i], side) for i in order])
-    spool.flush()
-    sides, spooled = np.array(spool.sides), np.memmap(spool.file, np.uint8, "r")
-    if (sides == side).all() and (order == np.arange(len(order))).all():
-        return spooled.reshape(-1, side, side)
+    if spool.file:
+        spool.flush()
+    spooled = np.memmap(spool.file, np.uint8, "r") if spool.file else np.frombuffer(spool.pixels, np.uint8)
+    sides, shape = np.array(spool.sides), (len(order), side, side)
+    if (sides == side).all():
+        images = spooled.reshape(shape)
+        if (order == np.arange(len(order))).all():
+            return images
+        if not spool.file:
+            return images[order]
     ends = np.cumsum(sides**2)
-    images = np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=(len(order), side, side))
+    images = np.empty(shape, np.uint8)  # a page takes memory once something is written to it
+    if spool.file:
+        images = np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=shape)
     for at, i in enumerate(order):
         images[at] = resize_square(spooled[ends[i] - sides[i] ** 2 : ends[i]].reshape(sides[i], sides[i]), side)
     return images
@@ -223,3 +230,11 @@ def collect_samples(
     if side != SIZE:
         data.notes.append(f"the images are {side}×{side} pixels")
     return subjects.get("Training", np.array([], object))
+
+# %% ../../nbs/07_decode.ipynb #5db1d838
+def is_unresized(
+    data: FaceDataset,
+) -> bool:
+    "Whether all images have 48 px in the source, as FER2013's: then they are the same for every size."
+    small = all(split.face_size == SIZE for split in data.splits.values())
+    return small and not any(step.startswith("resized") for step in data.conversions)

@@ -31,14 +31,14 @@ __all__ = ['CACHE_VERSION', 'MAPPED_BYTES', 'DOWNLOAD_HINT', 'READ_ERRORS', 'MAX
            'split_validation', 'ReadOptions', 'source_hash', 'cache_key', 'cache_dirs', 'remove_stale_caches',
            'write_cache', 'read_array', 'read_cache', 'table_with_images', 'open_source', 'is_table_of_images',
            'open_samples', 'read_source', 'empty_dataset_message', 'finalize', 'check_source_paths', 'keep_cache',
-           'check_size', 'cache_files', 'select_emotions', 'load_data']
+           'check_size', 'useful_size', 'find_cache', 'cache_files', 'select_emotions', 'load_data']
 
 # %% ../../nbs/13_load.ipynb #7e75324e
 from ..core import EMOTIONS, SPLITS, DatasetError, atomic_write, refuse_address
 from .archives import iter_folder, open_archive, source_kind
 from .dataset import SIZE, FaceDataset, ReadIssue, Sample, SourceFile, Split, check_emotions
 from .dataset import check_label_map, check_split_map
-from .decode import collect_samples
+from .decode import collect_samples, is_unresized
 from .formats import iter_path_rows, read_samples
 from .parquet import PARQUET
 from .source import Source, SplitMap, is_image_path, is_table_path, record_unused
@@ -364,6 +364,22 @@ def check_size(
     return size
 
 
+def useful_size(
+    input_size: int,  # side of a network's input, pixels
+) -> int:  # 48 to 256 pixels
+    "The largest side of images worth reading for a network."
+    return min(max(input_size, SIZE), MAX_SIZE)
+
+# %% ../../nbs/13_load.ipynb #552cb67d
+def find_cache(
+    files: list[Path],  # caches of this size
+    as_is: list[Path],  # caches of 48 px
+) -> FaceDataset | None:
+    "What was read before; that of 48 px serves for every size where nothing had to be resized."
+    found = next(filter(None, map(read_cache, files)), None)
+    return found or next(filter(is_unresized, filter(None, map(read_cache, as_is))), None)
+
+
 def cache_files(
     path: Path,  # archive, CSV or folder
     options: ReadOptions,  # how it is read
@@ -419,8 +435,9 @@ def load_data(
     path, votes = check_source_paths(path, votes)
     options = ReadOptions(votes, label_map, split_map, check_size(size), emotions)
     files = cache_files(path, options) if cache else []
-    data = next((found for file in files if (found := read_cache(file)) is not None), None)
+    as_is = cache_files(path, replace(options, size=SIZE)) if cache and size > SIZE else files
+    data = find_cache(files, as_is)
     if data is None:
         data = read_source(path, options, progress)
-        data = keep_cache(data, files)
+        data = keep_cache(data, as_is if is_unresized(data) else files)
     return data

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
+from posixpath import splitext
 
 from ..core import EMOTIONS, SPLITS, DatasetError
 from .dataset import NO_SPLIT, SPLIT_WORDS, ReadIssue, Sample, SourceFile, format_count, parse_emotion
@@ -19,8 +20,8 @@ from ..images import IMAGE_SUFFIXES
 
 # %% auto #0
 __all__ = ['TABLES', 'KNOWN_EMOTIONS', 'is_hidden', 'is_table_path', 'is_image_path', 'parse_path', 'FileList', 'SplitMap',
-           'Source', 'skip_file', 'label_emotion', 'parent_folder', 'find_image', 'number_word', 'record_unused',
-           'first_differing_folder', 'note_possible_splits', 'check_splits', 'check_ambiguous_splits']
+           'Source', 'parse_prefix', 'skip_file', 'label_emotion', 'parent_folder', 'find_image', 'number_word',
+           'record_unused', 'first_differing_folder', 'note_possible_splits', 'check_splits', 'check_ambiguous_splits']
 
 # %% ../../nbs/04_source.ipynb #91e25266
 #: tables by the endings of their names; any of them may be packed as well (.gz, .bz2, .xz)
@@ -31,7 +32,7 @@ def is_hidden(
     name: str,  # path inside a source
 ) -> bool:
     "Whether a path is that of a file which a file manager does not show."
-    return bool(re.search(r"(^|/)(\.|__MACOSX/)", name))
+    return "/." in (path := f"/{name}") or "/__MACOSX/" in path
 
 
 def is_table_path(
@@ -45,7 +46,7 @@ def is_image_path(
     name: str,  # path inside a source
 ) -> bool:
     "Whether a path is that of an image and not of a hidden file."
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not is_hidden(name)
+    return splitext(name)[1].lower() in IMAGE_SUFFIXES and not is_hidden(name)
 
 # %% ../../nbs/04_source.ipynb #d1537bfe
 def parse_path(
@@ -70,7 +71,6 @@ def parse_path(
 @dataclass
 class FileList:
     "The files of a data set, wherever they lie."
-
     name: str  # of the archive, table or folder
     files: list[SourceFile]
 
@@ -78,6 +78,11 @@ class FileList:
     def images(self) -> list[SourceFile]:
         "The image files."
         return [f for f in self.files if is_image_path(f.name) and not f.irregular]
+
+    @cached_property
+    def others(self) -> list[SourceFile]:
+        "The files that are neither images nor hidden nor irregular."
+        return [f for f in self.files if not (f.irregular or is_image_path(f.name) or is_hidden(f.name))]
 
     @cached_property
     def by_stem(self) -> dict[str, list[SourceFile]]:
@@ -91,9 +96,8 @@ class FileList:
         self,
         pattern: str,  # regular expression for a path, in any case
     ) -> list[SourceFile]:
-        "The files that are not hidden and whose path matches a regular expression, in any case."
-        found = re.compile(pattern, re.IGNORECASE).search
-        return [f for f in self.files if found(f.name) and not is_hidden(f.name) and not f.irregular]
+        "The files that are neither hidden nor images and whose path matches a regular expression, in any case."
+        return [f for f in self.others if re.search(pattern, f.name, re.IGNORECASE)]
 
 # %% ../../nbs/04_source.ipynb #b3e5ac41
 class SplitMap(dict):
@@ -111,7 +115,6 @@ class SplitMap(dict):
 @dataclass
 class Source(FileList):
     "The files of a data set, and what was noticed while reading them."
-
     label_map: dict[str, str] = field(default_factory=dict)  # of `check_label_map`
     split_map: SplitMap = field(default_factory=SplitMap)  # of `check_split_map`
     votes: list | None = None  # of `read_ferplus_votes`, one for each row of FER2013's CSV
@@ -121,6 +124,7 @@ class Source(FileList):
     used: set[str] = field(default_factory=set)  # names of files that are accounted for
     unknown_labels: Counter = field(default_factory=Counter)  # label outside of the label set -> number of images
     emotions: tuple[str, ...] = EMOTIONS  # the label set
+    parsed: dict[str, tuple] = field(default_factory=dict)  # of `parse_prefix`
 
     @cached_property
     def wrappers(self) -> set[str]:
@@ -137,7 +141,20 @@ class Source(FileList):
         name: str,  # path of an image inside the source
     ) -> tuple[str | None, str | None]:
         "The split and the emotion that the path of an image names, as `parse_path` does."
-        return parse_path(name, self.label_map, self.split_map, self.wrappers, self.emotions)
+        return parse_prefix(self, name)
+
+# %% ../../nbs/04_source.ipynb #b3e5ac42
+def parse_prefix(
+    source: Source,
+    name: str,  # path of an image inside the source
+) -> tuple[str | None, str | None]:
+    "`parse_path` with the maps of a source, done once for all images of a folder whose names begin alike."
+    end = name.rfind("/") + 1
+    prefix = name[: name.find("_", end) + 1 or end]  # what follows says nothing
+    if prefix not in source.parsed:
+        maps = {"label_map": source.label_map, "split_map": source.split_map}
+        source.parsed[prefix] = parse_path(prefix, **maps, wrappers=source.wrappers, emotions=source.emotions)
+    return source.parsed[prefix]
 
 # %% ../../nbs/04_source.ipynb #a944fc37
 def skip_file(

@@ -29,9 +29,9 @@ __all__ = ['AugmentBatch', 'DistillationCallback', 'FreezeCallback', 'AutocastCa
            'ProgressLogger', 'DeviceLoss', 'PlateauSchedule', 'ResumeCallback', 'to_python_numbers']
 
 # %% ../../nbs/42_callbacks.ipynb #7e83de6e
-from ..augmentation import Augment, Preprocess, random_draws
+from ..augmentation import Augment, Preprocess, random_draws, resize
 from ..core import EMOTIONS, RecipeError, TrainingError
-from ..data.dataset import Split
+from ..data.dataset import SIZE, Split
 from ..model_api import FaceClassifier, load_classifier
 from ..recipe import AUGMENTATION, Recipe
 from .checkpoints import HISTORY_FIELDS, artifact_paths, save_checkpoint, write_history
@@ -48,12 +48,13 @@ class AugmentBatch(Callback):
         self,
         recipe: Recipe,  # with size and channels
         bank: ViewBank | None = None,  # to learn from
+        face_size: int = SIZE,  # of the data, pixels
     ):
         self.recipe, self.bank = recipe, bank
         self.small_frac = recipe.progressive_frac if recipe.progressive_size else 0.0
         settings = {k: getattr(recipe, k) for k in AUGMENTATION}
-        self.large = Augment(recipe.size, recipe.channels, **settings)
-        self.small = Augment(recipe.progressive_size or recipe.size, recipe.channels, **settings)
+        self.large = Augment(recipe.size, recipe.channels, face_size, **settings)
+        self.small = Augment(recipe.progressive_size or recipe.size, recipe.channels, face_size, **settings)
         kinds = {v2.MixUp: recipe.mixup_alpha, v2.CutMix: recipe.cutmix_alpha}
         mixes = [kind(alpha=alpha) for kind, alpha in kinds.items() if alpha]
         self.mix = v2.RandomChoice(mixes) if mixes else None
@@ -112,9 +113,10 @@ class DistillationCallback(Callback):
         self,
         recipe: Recipe,  # with size, channels, teachers, distill_weight and distill_temperature
         emotions: Sequence[str] = EMOTIONS,  # that the student learns
+        face_size: int = SIZE,  # of the data, pixels
     ):
         self.weight, self.temperature = recipe.distill_weight, recipe.distill_temperature
-        self.shown = Preprocess(recipe.size, recipe.channels).to(default_device())
+        self.shown = Preprocess(recipe.size, recipe.channels, face_size).to(default_device())
         self.teachers = [load_classifier(path) for path in recipe.teachers]
         for teacher, path in zip(self.teachers, recipe.teachers, strict=True):
             if teacher.emotions != tuple(emotions):
@@ -131,7 +133,9 @@ def before_batch(self: DistillationCallback):
     own = teacher.preprocess
     with torch.no_grad():
         gray = (self.x * self.shown.std + self.shown.mean)[:, :1]
-        gray = nn.functional.interpolate(gray, (own.size, own.size), mode="bilinear", antialias=True)
+        if own.face_size < self.shown.face_size:  # a teacher of smaller faces
+            gray = resize(gray, own.face_size)
+        gray = resize(gray, own.size)
     with torch.no_grad(), autocast_bf16():
         logits = teacher.calibrated_logits(own.normalize(gray).contiguous(memory_format=torch.channels_last))
     self.learn.yb = (torch.lerp(self.y, (logits / self.temperature).softmax(1), self.weight),)

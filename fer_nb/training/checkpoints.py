@@ -151,7 +151,7 @@ def finish_classifier(
     net = build_model(name, len(emotions), recipe.channels)
     state = {k: v.half() if v.ndim > 1 else v for k, v in weights.items()}
     net.load_state_dict(state)
-    preprocess = Preprocess(recipe.size, recipe.channels)
+    preprocess = Preprocess(recipe.size, recipe.channels, data["Training"].face_size)
     clf = FaceClassifier(net, preprocess, emotions=emotions).to(default_device())
     recompute_bn_stats(clf, data["Training"].images)
     state |= {k: v.cpu() for k, v in net.state_dict().items() if v.ndim < 2}
@@ -183,7 +183,8 @@ def write_artifacts(
     write_history(out, name, history, earlier)
     weights = torch.from_numpy(class_weights(train.counts, recipe.class_weight_power, clf.emotions))
     figures = dict(best_epoch=best["epoch"], best_train_acc=train_acc, best_test_acc=metrics["accuracy"])
-    use = dict(emotions=list(clf.emotions), size=recipe.size, channels=recipe.channels)
+    use = dict(emotions=list(clf.emotions), size=recipe.size, channels=recipe.channels,
+               face_size=clf.preprocess.face_size)
     content = dict(model_state_dict=state, **figures, class_weights=weights, **use, calibration=clf.calibration.cpu(),
                    classes=use["emotions"], **metadata, origin=provenance())
     save_checkpoint(files[0], content)  # last: where it lies, the training is complete
@@ -305,13 +306,16 @@ def average_checkpoints(
     "The mean of the weights of checkpoints, as artifacts; those of another network are a `ModelError`."
     files = [Path(file) for file in files]
     clfs, saved = [load_classifier(file) for file in files], load_checkpoint(files[0])
-    kinds = {(type(c.net), c.preprocess.size, c.preprocess.channels, c.emotions) for c in clfs}
+    kinds = {(type(c.net), c.preprocess.size, c.preprocess.channels, c.preprocess.face_size, c.emotions) for c in clfs}
     states = [c.net.state_dict() for c in clfs]
     if clfs[0].emotions != data["Training"].emotions:
         raise ModelError(f"{files[0]} tells apart {', '.join(clfs[0].emotions)}, and the data has others. "
                          "Give the data it was trained on.")
     if len(kinds) > 1 or len({tuple(s) for s in states}) > 1:
         raise ModelError("Only checkpoints of one network with one input size have a mean. Name files of one model.")
+    own = clfs[0].preprocess
+    if own.face_size != Preprocess(own.size, own.channels, data["Training"].face_size).face_size:
+        raise ModelError(f"{files[0]} was trained on faces of {own.face_size} px. Read the data at this size.")
     mean = {k: torch.stack([s[k] for s in states]).float().mean(0) for k in states[0]}
     metadata = dict(model=saved["model"], recipe=read_settings(saved["recipe"]), data=saved["data"],
                     files={str(file): file_hash(file) for file in files}, note="the mean of several")

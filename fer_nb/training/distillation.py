@@ -57,8 +57,8 @@ def make_bank(
         raise RecipeError(f"{other[0]} knows other emotions than the data. Give teachers for its emotions.")
     for clf in clfs:
         optimize_depthwise(clf.net)
-    inputs = [(c.preprocess.size, c.preprocess.channels) for c in clfs]
-    augments = [Augment(*size, flip_prob=0.0, **settings).to(device) for size in inputs]
+    inputs = [(c.preprocess.size, c.preprocess.channels, c.preprocess.face_size) for c in clfs]
+    augments = [Augment(*sizes, flip_prob=0.0, **settings).to(device) for sizes in inputs]
     images, codes = torch.from_numpy(part.images).to(device), []
     for view in range(views):
         draws = view_draws(len(images), view, seed).to(device)
@@ -66,5 +66,6 @@ def make_bank(
         codes.append(quantize(torch.cat([mean_probabilities(clfs, augments, *batch) for batch in batches])).cpu())
         if view in (0, views - 1):
             log(f"{view + 1} of {views} views of {len(images):,} faces, {time.monotonic() - start:.0f} s")
-    metadata = dict(views=views, seed=seed, faces=ViewBank.hash(part), augmentation=settings, emotions=part.emotions)
+    metadata = dict(views=views, seed=seed, faces=ViewBank.hash(part), face_size=part.face_size, augmentation=settings,
+                    emotions=part.emotions)
     return ViewBank(torch.stack(codes), metadata | dict(teachers=[file_hash(path) for path in teachers]))

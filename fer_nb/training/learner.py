@@ -40,7 +40,7 @@ __all__ = ['make_optimizer', 'discriminative_lrs', 'one_cycle', 'fit', 'Resumabl
 from ..class_weights import class_weights
 from ..core import RecipeError, TrainingError
 from ..data.dataset import FaceDataset, Split
-from ..data.load import load_data
+from ..data.load import load_data, useful_size
 from ..data.quality import exact_duplicates_in
 from ..model_api import build_model, init_model, load_checkpoint, model_module, model_recipe, param_groups
 from ..recipe import Recipe, override
@@ -125,10 +125,10 @@ def make_callbacks(
     groups: Sequence[Sequence[str]] = (),  # the network's layer groups
 ) -> list[Callback]:
     "The callbacks that a recipe asks for."
-    bank = bank_of(recipe, data["Training"])
-    cbs = [SeedPerEpoch(recipe.seed), AugmentBatch(recipe, bank), AutocastCallback(), ProgressLogger()]
-    emotions = data["Training"].emotions
-    cbs += [DistillationCallback(recipe, emotions)] if recipe.teachers and bank is None else []
+    train = data["Training"]
+    bank, size = bank_of(recipe, train), train.face_size
+    cbs = [SeedPerEpoch(recipe.seed), AugmentBatch(recipe, bank, size), AutocastCallback(), ProgressLogger()]
+    cbs += [DistillationCallback(recipe, train.emotions, size)] if recipe.teachers and bank is None else []
     cbs += [ShardBatch()] if dist.is_initialized() else []
     if recipe.freeze_epochs and recipe.freeze_groups >= max(len(groups), 1):
         frozen, n = recipe.freeze_groups, len(groups)
@@ -397,7 +397,7 @@ def train(
     1
     """
     recipe, out, start = model_recipe(model, **changes), Path(out), time.monotonic()
-    data = data if isinstance(data, FaceDataset) else load_data(data)
+    data = data if isinstance(data, FaceDataset) else load_data(data, size=useful_size(recipe.size))
     torch.set_flush_denormal(True)
     tune_malloc()
     with distributed_context(recipe) as first, explain_device_errors(str):

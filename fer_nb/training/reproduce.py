@@ -147,10 +147,10 @@ def find_file(
     stage: Stage,  # that another one needs
     out: Path,  # folder of all stages
 ) -> Path:
-    "What a stage left in `out`, else in `models/plan`; a `TrainingError` if it is not done."
+    "What a stage left in `out`, else in `models/plan`; a `TrainingError` if it is not done. No path of a machine."
     for folder in (out, models_dir() / "plan"):
-        if stage.file(folder).is_file():
-            return stage.file(folder)
+        if (file := stage.file(folder)).is_file():
+            return file.relative_to(here) if file.is_relative_to(here := Path.cwd()) else file
     raise TrainingError(f"This needs the stage {stage.name}, which is not done. Run it first.")
 
 # %% ../../nbs/68_reproduce.ipynb #7440b371
