@@ -33,6 +33,7 @@ def fit_temperature(
 def fit_vector_scaling(
     logits: np.ndarray,  # float [N, K]
     labels: np.ndarray,  # int [N]
+    one_temperature: bool = False,  # the same factor for all classes
 ) -> Tensor:  # float32 [2, K], factors (above 0) and offsets
     """The vector scaling with the lowest negative log likelihood (Guo et al. 2017, arXiv:1706.04599).
 
@@ -53,7 +54,8 @@ def fit_vector_scaling(
         value.backward()
         return value.item(), x.grad.numpy()
 
-    x = minimize(loss, np.zeros(2 * k + 1), jac=True, method="L-BFGS-B", bounds=[(-3, 3)] * (2 * k + 1)).x
+    bounds = [(-3, 3), *[(0, 0) if one_temperature else (-3, 3)] * k, *[(-3, 3)] * k]
+    x = minimize(loss, np.zeros(2 * k + 1), jac=True, method="L-BFGS-B", bounds=bounds).x
     return torch.from_numpy(np.stack([np.exp(x[0] + x[1 : k + 1]), x[k + 1 :]])).float()
 
 # %% ../nbs/31_calibration.ipynb #31000011
@@ -71,13 +73,15 @@ def stratified_folds(
 def cross_fit_calibration(
     probs: np.ndarray,  # float [N, 7], rows sum to 1
     labels: np.ndarray,  # int [N]
+    one_temperature: bool = False,  # as in `fit_vector_scaling`
 ) -> np.ndarray:  # float64 [N, 7], rows sum to 1
     "Probabilities with a vector scaling that was fitted on other images than those it is applied to."
     logits, fold, out = log_probs(probs), stratified_folds(labels), np.array(probs, np.float64)
     for f in np.unique(fold):
         held_out = fold == f
         if (~held_out).any():
-            factors, offsets = fit_vector_scaling(logits[~held_out], labels[~held_out]).double().numpy()
+            fitted = fit_vector_scaling(logits[~held_out], labels[~held_out], one_temperature)
+            factors, offsets = fitted.double().numpy()
             out[held_out] = softmax(logits[held_out] * factors + offsets, axis=1)
     return out
 

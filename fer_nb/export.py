@@ -12,28 +12,38 @@ import logging
 import tempfile
 import timeit
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from . import __version__
 from .augmentation import Preprocess
-from .calibration import abstention_threshold
+from fer_nb.calibration import (
+    abstention_threshold, cross_fit_abstention, cross_fit_calibration, ece_null, fit_vector_scaling,
+)
 from .core import DatasetError, ModelError, atomic_write, models_dir
-from .data.dataset import FaceDataset, Split
-from .evaluation.evaluate import onnx_predictor, predict_proba
+from .data.dataset import SIZE, FaceDataset, Split
+from .evaluation.evaluate import Evaluation, evaluate, onnx_predictor, predict_proba
+from .metrics import METRICS, compute_metrics, fraction, log_probs
 from .model_api import FaceClassifier, checkpoint_emotions, load_checkpoint, load_classifier
+from .runtime import open_session, own_threshold
+from .training.checkpoints import save_checkpoint
 
 if TYPE_CHECKING:
     import onnx
 
 # %% auto #0
-__all__ = ['SWEEP_SIZES', 'to_onnx', 'strip_and_halve', 'set_metadata', 'onnx_predict', 'onnx_metadata', 'export', 'max_abs_diff',
-           'best_ms', 'gflops', 'quantize_int8', 'sweep_variants', 'write_variants']
+__all__ = ['MIN_FACES', 'MIN_CLASS_FACES', 'SWEEP_SIZES', 'to_onnx', 'strip_and_halve', 'set_metadata', 'onnx_predict',
+           'onnx_metadata', 'export', 'max_abs_diff', 'add_calibration', 'model_metadata', 'write_calibrated',
+           'CalibrationReport', 'calibration_figures', 'report_calibration', 'check_calibration_files',
+           'check_calibration_faces', 'calibrate', 'best_ms', 'gflops', 'quantize_int8', 'sweep_variants',
+           'write_variants']
 
 # %% ../nbs/66_export.ipynb #c4d3999d
 def to_onnx(
@@ -102,9 +112,11 @@ def onnx_metadata(
     metrics = checkpoint.with_name(f"{saved['model']}_metrics.pth")
     if metrics.is_file():
         figures["macro_f1"] = round(load_checkpoint(metrics)["validation"]["macro_f1"], 6)
-    return dict(
+    calibrated = {key: saved[key] for key in ("calibrated_on", "threshold") if key in saved}  # of `calibrate`
+    return calibrated | dict(
         fer_nb=__version__, model=saved["model"], emotions=",".join(checkpoint_emotions(saved)),
-        size=str(saved["size"]), channels=str(saved["channels"]), licence="Apache-2.0",
+        size=str(saved["size"]), channels=str(saved["channels"]), face_size=str(saved.get("face_size", SIZE)),
+        licence="Apache-2.0",
         trained_on=json.dumps(saved["data"]), figures=json.dumps({"PublicTest": figures}))
 
 # %% ../nbs/66_export.ipynb #df38cadb
@@ -141,12 +153,184 @@ def max_abs_diff(
 ) -> float:  # largest difference in any probability, 0–1
     "How far a classifier and its exported file differ, on faces of random pixels and random sizes."
     rng, diff, predict = np.random.default_rng(0), 0.0, onnx_predictor(model)
-    for side in (48, 33, 180):
+    for side in (clf.preprocess.face_size, 33, 180):
         for _ in range(0, n // 3 + 1, 32):
             faces = rng.integers(0, 256, (32, side, side), dtype=np.uint8)
             with torch.inference_mode():
                 diff = max(diff, float(np.abs(clf(torch.from_numpy(faces)).numpy() - predict(faces)).max()))
     return diff
+
+# %% ../nbs/66_export.ipynb #6c0a0002
+def add_calibration(
+    content: bytes,  # an exported model
+    calibration: np.ndarray,  # float32 [2, K], factors and offsets of its logits
+) -> bytes:
+    "The model with factors and offsets before its softmax."
+    import onnx
+
+    model = onnx.load_from_string(content)
+    graph, last = model.graph, model.graph.node[-1]
+    if last.op_type != "Softmax":
+        raise ModelError("This model does not end in a softmax. Export its checkpoint again: fer-nb export CHECKPOINT")
+    for op, values in zip(("Mul", "Add"), calibration, strict=True):
+        name = f"calibration_{len(graph.node)}"
+        graph.initializer.append(onnx.numpy_helper.from_array(values.astype(np.float32), name))
+        node = onnx.helper.make_node(op, [last.input[0], name], [f"{name}_out"])
+        graph.node.insert(len(graph.node) - 1, node)
+        last = graph.node[-1]
+        last.input[0] = node.output[0]
+    return model.SerializeToString()
+
+# %% ../nbs/66_export.ipynb #6c0a0005
+def model_metadata(
+    file: Path,  # a checkpoint .pth or an exported .onnx
+) -> dict[str, str]:
+    "What a model says of itself."
+    if file.suffix == ".pth":
+        return onnx_metadata(file, load_checkpoint(file))
+    return dict(open_session(file).get_modelmeta().custom_metadata_map)
+
+
+def write_calibrated(
+    file: Path,  # a checkpoint .pth or an exported .onnx
+    out: Path,  # of the same kind
+    calibration: np.ndarray,  # float32 [2, K], factors and offsets of the logits
+    metadata: dict[str, str],  # what the new file says beside what the old one says
+) -> None:
+    "Write a model with a calibration after its own."
+    if file.suffix == ".pth":
+        saved, (factors, offsets) = load_checkpoint(file), torch.from_numpy(calibration).float()
+        own = saved["calibration"].reshape(2, -1) * factors + torch.stack([torch.zeros_like(offsets), offsets])
+        return save_checkpoint(out, saved | metadata | {"calibration": own})
+    content = set_metadata(add_calibration(file.read_bytes(), calibration), model_metadata(file) | metadata)
+    with atomic_write(out) as tmp:
+        tmp.write_bytes(content)
+
+# %% ../nbs/66_export.ipynb #6c0a0007
+@dataclass(frozen=True)
+class CalibrationReport:
+    "A calibration, and what it is worth."
+
+    model: str  # that was calibrated
+    file: str  # that was written
+    calibrated_on: dict  # source, fingerprint, split, n, and counts by emotion
+    temperature: float  # the logits are divided by it
+    offsets: dict[str, float]  # emotion -> what is then added to its logit
+    threshold: float  # of "not sure", 0–1
+    before: dict[str, float | None]  # of `calibration_figures`
+    after: dict[str, float | None]  # the same, cross-fitted
+
+    def __str__(self) -> str:
+        return "\n".join(_report_lines(self))
+
+    def to_dict(self) -> dict:
+        "Plain values, for JSON."
+        return asdict(self)
+
+# %% ../nbs/66_export.ipynb #6c0a0008
+_ROWS = {name: (METRICS[name].title, METRICS[name].format) for name in ("accuracy", "macro_f1", "nll", "ece")} | {
+    "ece_null": ("ECE if exactly right", "{:.1%}"), "coverage": ("answers that are sure", "{:.1%}"),
+    "selective_accuracy": ("their accuracy", "{:.1%}")}
+
+
+def calibration_figures(
+    probs: np.ndarray,  # float [N, K], rows sum to 1
+    labels: np.ndarray,  # int [N]
+    kept: np.ndarray,  # bool [N]: not below the threshold of "not sure"
+) -> dict[str, float | None]:  # accuracy, macro_f1, nll, ece, ece_null, coverage, selective_accuracy
+    "What a calibration changes."
+    correct = probs.argmax(1) == labels
+    figures = compute_metrics(probs, labels) | dict(
+        ece_null=ece_null(probs)[0], coverage=fraction(kept), selective_accuracy=fraction(correct[kept]))
+    return {name: figures[name] for name in _ROWS}
+
+
+def _report_lines(r: CalibrationReport) -> Iterator[str]:
+    "A report as lines of text."
+    on = r.calibrated_on
+    yield f"{r.model}, calibrated on {on['n']:,} faces ({on['split']} of {on['source']})"
+    yield f"{'':28}{'before':>8}{'cross-fitted':>15}"
+    for name, (title, form) in _ROWS.items():
+        before, after = ("–" if f[name] is None else form.format(f[name]) for f in (r.before, r.after))
+        yield f"{title:28}{before:>8}{after:>15}"
+    offsets = ", ".join(f"{emotion} {offset:+.2f}" for emotion, offset in r.offsets.items())
+    yield f"temperature {r.temperature:.2f}; offsets: {offsets}; not sure below {r.threshold:.2f}"
+    if r.after["nll"] >= r.before["nll"]:
+        yield "The negative log likelihood is not lower: for these faces the model is as good as it was."
+    yield f"Written: {r.file}"
+
+# %% ../nbs/66_export.ipynb #6c0a000c
+def report_calibration(
+    e: Evaluation,  # before
+    calibration: np.ndarray,  # float32 [2, K], factors and offsets, fitted on all of these faces
+    threshold: float,  # of "not sure" so far, 0–1
+    calibrated_on: dict,  # what the file says of the faces
+    out: Path,  # the file to write
+) -> CalibrationReport:
+    "The figures of a calibration."
+    probs, labels, (factors, offsets) = e.probabilities, e.labels, calibration
+    crossed = cross_fit_calibration(probs, labels, one_temperature=True)
+    fitted = softmax(log_probs(probs) * factors + offsets, axis=1)
+    return CalibrationReport(
+        e.model, str(out), calibrated_on, temperature=float(1 / factors[0]),
+        offsets=dict(zip(e.emotions, offsets.tolist(), strict=True)), threshold=abstention_threshold(fitted, labels),
+        before=calibration_figures(probs, labels, probs.max(1) >= threshold),
+        after=calibration_figures(crossed, labels, cross_fit_abstention(crossed, labels)))
+
+# %% ../nbs/66_export.ipynb #6c0a000a
+#: faces that a calibration needs: in all, and of each emotion
+MIN_FACES, MIN_CLASS_FACES = 100, 5
+
+
+def check_calibration_files(
+    file: Path,  # the model
+    out: Path,  # the file to write
+) -> None:
+    "Another kind of file, or one that is there, is a `ModelError`."
+    if out.suffix != file.suffix:
+        raise ModelError(f"Calibrated, {file.name} is a {file.suffix} file again. Name it mine{file.suffix}.")
+    if out.exists():
+        raise ModelError(f"{out} is there already, and is not overwritten. Give another name, or delete it.")
+
+
+def check_calibration_faces(
+    data: FaceDataset,
+    e: Evaluation,  # of its faces
+    metadata: dict[str, str],  # of the model
+) -> None:
+    "Faces that are too few, or that the model was trained on, are a `DatasetError`."
+    counts = dict(zip(e.emotions, np.bincount(e.labels, minlength=len(e.emotions)), strict=True))
+    few = "".join(f", {name} {n}" for name, n in counts.items() if n < MIN_CLASS_FACES)
+    if len(e) < MIN_FACES or few:
+        raise DatasetError(f"A calibration needs {MIN_FACES} faces, {MIN_CLASS_FACES} of each emotion. "
+                           f"There are {len(e)}{few}. Add some, or give another --split.")
+    seen = json.loads(metadata.get("trained_on", "{}")).get("fingerprint") == data.fingerprint
+    if seen and e.split in ("Training", "all"):
+        raise DatasetError("The model was trained on these faces, or on some of them. Give others: --split PublicTest")
+
+# %% ../nbs/66_export.ipynb #6c0a000b
+def calibrate(
+    model: str | Path,  # a name of `MODELS`, a checkpoint .pth or an exported .onnx
+    data: FaceDataset,  # labeled faces
+    out: str | Path,  # the file to write, of the same kind as the model
+    split: str | None = None,  # as in `evaluate`
+) -> CalibrationReport:
+    "Fit one temperature and an offset for each emotion on labeled faces, and write the model with them."
+    file, out = Path(model), Path(out)
+    file = file if file.suffix in (".pth", ".onnx") else models_dir() / f"{model}.onnx"
+    check_calibration_files(file, out)
+    if data.synthetic:
+        raise DatasetError("A calibration on synthetic faces is of no use. Give labeled faces: --data faces/")
+    e = evaluate(model, data, split)
+    metadata = model_metadata(file)
+    check_calibration_faces(data, e, metadata)
+    on = dict(source=data.source, fingerprint=data.fingerprint, split=e.split, n=len(e),
+              counts=dict(zip(e.emotions, np.bincount(e.labels).tolist(), strict=True)))
+    calibration = fit_vector_scaling(log_probs(e.probabilities), e.labels, one_temperature=True).numpy()
+    report = report_calibration(e, calibration, own_threshold([metadata]), on, out)
+    more = dict(calibrated_on=json.dumps(on), threshold=f"{report.threshold:.4f}")
+    write_calibrated(file, out, calibration, more)
+    return report
 
 # %% ../nbs/66_export.ipynb #6cdd98de
 def best_ms(
@@ -190,9 +374,12 @@ def quantize_int8(
         whole, fused, small = (Path(d) / name for name in ("whole.onnx", "fused.onnx", "small.onnx"))
         whole.write_bytes(content)
         quant_pre_process(whole, fused, skip_symbolic_shape=True)
+        graph = onnx.load(fused).graph
+        shapes = {w.name: w.dims for w in graph.initializer}
+        filters = [n.name for n in graph.node if n.op_type == "Conv" and shapes[n.input[1]][0] == 1]  # of `Preprocess`
         quantize_static(
             fused, small, Faces(), op_types_to_quantize=["Conv", "Gemm", "MatMul"], per_channel=True, reduce_range=True,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=filters)
         metadata = {p.key: p.value for p in onnx.load_from_string(content).metadata_props}
         return set_metadata(small.read_bytes(), metadata)
 
@@ -207,7 +394,8 @@ def _variants_of(checkpoint: Path, faces: np.ndarray, sizes: Sequence[int]) -> d
     some = faces[np.random.default_rng(0).permutation(len(faces))[:128]]
     models["bits", 8] = quantize_int8(models["bits", 32], some)
     for size in sorted({saved["size"], *sizes}):
-        resized = FaceClassifier(clf.net, Preprocess(size, saved["channels"]), clf.calibration, clf.emotions)
+        preprocess = Preprocess(size, saved["channels"], clf.preprocess.face_size)
+        resized = FaceClassifier(clf.net, preprocess, clf.calibration, clf.emotions)
         models["size", size] = to_onnx(resized, {})
     return models
 

@@ -54,10 +54,10 @@ def reference_prior(
     metadata: Mapping[str, str],  # of a model file
     emotions: Sequence[str] = EMOTIONS,  # the model's, K of them
 ) -> np.ndarray:  # float64 [K], sums to 1
-    "The class frequencies where the model was fitted: PublicTest's, else Training's; equal where the file has neither."
+    "The class frequencies where the model was calibrated: own faces', else PublicTest's, else Training's, else equal."
     try:
-        counts = json.loads(metadata.get("trained_on", "{}")).get("counts", {})
-        split = next(counts[name] for name in ("PublicTest", "Training") if name in counts)
+        counts, own = (json.loads(metadata.get(key, "{}")).get("counts", {}) for key in ("trained_on", "calibrated_on"))
+        split = own or next(counts[name] for name in ("PublicTest", "Training") if name in counts)
         frequencies = np.array([float(split.get(emotion, 0)) for emotion in emotions]) + 0.5  # none is impossible
     except (ValueError, StopIteration, AttributeError, TypeError):
         frequencies = np.ones(len(emotions))
