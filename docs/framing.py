@@ -16,9 +16,10 @@ from PIL import Image, ImageFilter
 from tqdm import tqdm
 
 from fer_nb.core import atomic_write, available_models, models_dir
+from fer_nb.crops import CROP_OFFSET, CROP_SCALE, crop_face
 from fer_nb.data.load import load_data
 from fer_nb.data.synthetic import synthetic_dataset
-from fer_nb.faces import CROP_OFFSET, CROP_SCALE, Face, crop_face, detect_faces
+from fer_nb.faces import Face, detect_faces
 from fer_nb.inference import EmotionRecognizer
 
 BORDER = 40  # pixels of FER2013 around the frame
@@ -123,7 +124,7 @@ def measure(rows: dict[str, list], labels: np.ndarray, model: str | list[str], t
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=os.environ.get("FER2013"))
-    parser.add_argument("--faces", type=int, default=600, help="of PublicTest, drawn with a fixed seed; 3589: all")
+    parser.add_argument("--faces", type=int, help="so many of PublicTest, drawn with a fixed seed; else all")
     args = parser.parse_args()
     data = load_data(args.data) if args.data else synthetic_dataset()
     split = data["PublicTest"]

@@ -22,14 +22,14 @@ from tqdm import tqdm
 
 from . import __version__
 from .core import DatasetError, FerError, atomic_write
-from .crops import prefetch_map
+from .crops import crop_face, fer_square, prefetch_map
 from .data.convert import SPLIT_FILES, check_new_folder, encode_png
 from .data.dataset import SIZE, FaceDataset, Sample, SourceFile, check_emotions, check_label_map, check_split_map
 from .data.dataset import printable_name
 from .data.decode import read_image_file
 from .data.load import MAX_SIZE, ReadOptions, check_source_paths, open_samples
 from .data.source import is_image_path, record_unused
-from .faces import Face, crop_face, detect_faces, fer_square
+from .faces import Face, detect_faces
 from .images import decode_image
 
 # %% auto #0

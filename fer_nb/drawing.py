@@ -11,11 +11,10 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .core import COLORS
+from .core import COLORS, emotion_color
 
 # %% auto #0
-__all__ = ['Box', 'OTHER_COLOR', 'MIN_SIDE', 'luminance', 'text_color', 'overlap', 'place_label', 'LabeledFace', 'draw_label',
-           'draw_faces']
+__all__ = ['Box', 'MIN_SIDE', 'luminance', 'text_color', 'overlap', 'place_label', 'LabeledFace', 'draw_label', 'draw_faces']
 
 # %% ../nbs/36_drawing.ipynb #d2710009
 def luminance(
@@ -74,9 +73,6 @@ class LabeledFace(Protocol):
     @property
     def is_confident(self) -> bool: ...  # False: the label gets a question mark
 
-
-OTHER_COLOR = "#F0E442"  # of an emotion that is none of the seven; Okabe and Ito's yellow
-
 # %% ../nbs/36_drawing.ipynb #d2710021
 def draw_label(
     image: Image.Image,  # RGB; it is drawn on
@@ -87,7 +83,7 @@ def draw_label(
 ) -> None:
     "Draw the box of a face, and its label where there is room."
     (x, y, w, h), longer, pen = box, max(image.size), ImageDraw.Draw(image)
-    color = COLORS.get(face.emotion, OTHER_COLOR)
+    color = emotion_color(face.emotion)
     size = min(max(w / 6, 13, longer / 75), longer / 32)  # of the letters, pixels
     font, text = ImageFont.load_default(size), f"{number}  {face.emotion}{'' if face.is_confident else '?'}"
     text += f" {face.confidence:.0%}"

@@ -63,7 +63,7 @@ class FaceEmotion(Emotions):
     probabilities: dict[str, float]  # emotion -> 0-1; they sum to 1
     is_confident: bool = True  # False: below the threshold under which the model is wrong too often
     detection_score: float = 1.0  # of the face detector, 0.5-1
-    crop: np.ndarray | None = field(default=None, repr=False, compare=False)  # uint8 [48, 48]: the model's input
+    crop: np.ndarray | None = field(default=None, repr=False, compare=False)  # uint8 [S, S]: the model's input
     landmarks: tuple[tuple[float, float], ...] = ()  # x, y of right eye, left eye, nose tip, mouth, right ear, left ear
 
     def to_dict(self) -> dict[str, Any]:
@@ -279,7 +279,8 @@ class EmotionRecognizer:
         "All faces of an image with their emotions. One that cannot be read is an `ImageError`; one of many, a result."
         given: Any = source
         if not is_batch(given):
-            entry = detect_and_crop(given, self.min_face, self.thorough, self.crop if crop is None else crop)
+            crop = self.crop if crop is None else crop
+            entry = detect_and_crop(given, self.min_face, self.thorough, crop, self.classifier.face_size)
             return self._results([(entry, self.classifier.predict_proba(entry.crops))])[0]
         if not isinstance(given, (list, tuple)):
             return self.stream(given, crop)
@@ -298,7 +299,8 @@ class EmotionRecognizer:
     def _predict(self, sources: Iterable[ImageSource], crop: Crop | None) -> Iterator[list[Detected]]:
         "Batches of images, each with the probabilities of its faces."
         crop = self.crop if crop is None else check_crop(crop)
-        detect = partial(try_detect_and_crop, min_face=self.min_face, thorough=self.thorough, crop=crop)
+        detect = partial(try_detect_and_crop, min_face=self.min_face, thorough=self.thorough, crop=crop,
+                         size=self.classifier.face_size)  # fmt: skip
         for batch in batch_images(prefetch_map(detect, sources, self.threads)):
             probs = self.classifier.predict_proba(np.concatenate([entry.crops for entry in batch]))
             ends = np.cumsum([len(entry.crops) for entry in batch])
@@ -349,12 +351,14 @@ class EmotionRecognizer:
 # %% ../nbs/72_inference.ipynb #0a3dcae4
 def list_models() -> list[dict[str, Any]]:  # model, title, summary, size (pixels), megabytes, accuracy, ms_per_face
     "The models that are here, the default first; accuracy is PublicTest's, speed that of one face on one thread now."
-    rows, face = [], np.zeros((1, 48, 48), np.uint8)
+    rows = []
     for name in available_models():
         path, info = model_path(name), model_info(name)
         with EmotionRecognizer(name, threads=1) as recognizer:
-            recognizer.classify(face)
-            times = timeit.repeat(lambda: recognizer.classify(face), number=5, repeat=3)
+            side = recognizer.classifier.face_size
+            classify = partial(recognizer.classify, np.zeros((1, side, side), np.uint8))
+            classify()
+            times = timeit.repeat(classify, number=5, repeat=3)
             metadata = recognizer.metadata
         rows.append(dict(
             model=name, title=info.title, summary=info.summary, size=int(metadata["size"]),

@@ -13,8 +13,9 @@ from PIL import Image
 
 from fer_nb import faces as faces_module
 from fer_nb.core import EMOTIONS, ModelError, models_dir
+from fer_nb.crops import crop_face
 from fer_nb.data.synthetic import draw_face
-from fer_nb.faces import Face, crop_face, detect_faces, run_network
+from fer_nb.faces import Face, detect_faces, run_network
 
 PHOTOS = os.environ.get("DLIB_FACES")  # dlib's examples/faces
 
@@ -92,6 +93,40 @@ def test_min_face_is_honored_both_ways(people):
 def test_the_fast_way_finds_what_is_large(people):
     assert len(detect_faces(sheet(people, 640, 480, 110, 4), thorough=False)) == 4
     assert len(detect_faces(people[0].resize((300, 300)), thorough=False)) == 1  # fills half of the picture
+
+
+def half_hidden(people):
+    "Large faces, about half of each hidden from the left, alone in a gray picture."
+    for side in (260, 300, 340):
+        for hidden in (180, 190, 200):  # of 400
+            for person in people:
+                picture, pixels = np.full((600, 800, 3), 120, np.uint8), np.array(person)
+                pixels[:, :hidden] = 120
+                picture[140 : 140 + side, 240 : 240 + side] = Image.fromarray(pixels).resize((side, side))
+                yield picture
+
+
+def test_closer_looks_find_half_hidden_faces(people, monkeypatch):
+    found = [len(detect_faces(picture, thorough=False)) for picture in half_hidden(people)]
+    assert max(found) == 1 and sum(found) >= 36  # 39 of 72
+    monkeypatch.setattr(faces_module, "CONFIRMED_LARGE", 2)
+    assert sum(len(detect_faces(picture, thorough=False)) for picture in half_hidden(people)) < sum(found)
+
+
+def test_closer_looks_only_where_nothing_else_is_found(people, monkeypatch):
+    looks, confirm = [], faces_module.confirm
+
+    def recorded(*how, in_doubt=False):
+        looks.append(in_doubt)
+        return confirm(*how, in_doubt=in_doubt)
+
+    monkeypatch.setattr(faces_module, "confirm", recorded)
+    for thorough in (False, True):
+        assert detect_faces(sheet(people, 640, 480, 110, 1), thorough=thorough)
+    assert looks and not any(looks)
+    monkeypatch.setattr(faces_module, "CONFIRMED", {"short": 2, "full": 2})
+    detect_faces(people[0], thorough=False)
+    assert any(looks)
 
 
 def test_a_face_that_lies_is_found_beside_an_upright_one(people):

@@ -12,6 +12,7 @@ import warnings
 
 import numpy as np
 import pytest
+from conftest import fer_nb, tiny_model
 from PIL import Image
 
 from fer_nb import runtime
@@ -247,34 +248,6 @@ def test_the_drawing_has_room_for_words(side, portrait, recognizer):
 
 
 # --- models ---------------------------------------------------------------------------------------
-
-
-def tiny_model(path, metadata, inputs="faces", n=7):
-    "A valid ONNX file that gives equal probabilities."
-    onnx = pytest.importorskip("onnx")
-    h = onnx.helper
-    given = h.make_tensor_value_info(inputs, onnx.TensorProto.UINT8, ["N", "H", "W"])
-    gives = h.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, ["N", n])
-    constants = [
-        h.make_tensor("first", onnx.TensorProto.INT64, [1], [0]),
-        h.make_tensor("last", onnx.TensorProto.INT64, [1], [1]),
-        h.make_tensor("seven", onnx.TensorProto.INT64, [1], [n]),
-    ]
-    nodes = [
-        h.make_node("Shape", [inputs], ["shape"]),
-        h.make_node("Slice", ["shape", "first", "last"], ["n"]),
-        h.make_node("Concat", ["n", "seven"], ["wanted"], axis=0),
-        h.make_node(
-            "ConstantOfShape", ["wanted"], ["probabilities"],
-            value=h.make_tensor("value", onnx.TensorProto.FLOAT, [1], [1 / n]),
-        ),
-    ]  # fmt: skip
-    model = h.make_model(
-        h.make_graph(nodes, "tiny", [given], [gives], constants), opset_imports=[h.make_opsetid("", 20)], ir_version=9
-    )
-    h.set_model_props(model, metadata)
-    onnx.save(model, path)
-    return path
 
 
 OURS = {"fer_nb": "0.1.0", "model": "custom_cnn", "classes": ",".join(EMOTIONS)}
@@ -767,3 +740,13 @@ def test_answers_do_not_depend_on_threads_batches_or_the_process(tmp_path):
     np.save(tmp_path / "faces.npy", faces)
     other = subprocess.run([sys.executable, "-c", code, tmp_path / "faces.npy"], capture_output=True, check=True)
     np.testing.assert_array_equal(np.frombuffer(other.stdout, np.float32).reshape(-1, 7), first)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_table_has_the_columns_of_the_model_file(ending, tmp_path):
+    model = tiny_model(tmp_path / "three.onnx", {"emotions": "sad,happy,content"}, n=3)
+    draw_face("happy", 1, size=480, zoom=0.6).save(tmp_path / "face.png")
+    done = fer_nb("predict", tmp_path / "face.png", "--model", model, "--out", tmp_path / f"t.{ending}")
+    assert done.exit_code == 0
+    written = (tmp_path / f"t.{ending}").read_text()
+    assert "content" in written and "angry" not in written and "face.png" in written
