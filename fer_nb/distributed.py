@@ -41,7 +41,7 @@ from ray.data.checkpoint import CheckpointConfig
 from .core import EMOTIONS, FerError, atomic_write, models_dir, refuse_address
 from .images import IMAGE_SUFFIXES
 from .images import find_images
-from .inference import EmotionRecognizer, ModelSource, Result, prefetch_map
+from .inference import Crop, EmotionRecognizer, ModelSource, Result, prefetch_map
 
 logging.disable(_before)
 
@@ -320,6 +320,7 @@ def predict_dataset(
     min_face: int = 0,  # pixels
     tta: bool = False,
     threshold: float | None = None,  # 0-1
+    crop: Crop = "detect",  # "whole": each image is one face
     resume: bool = False,  # leave out the images that `out` has predictions for
 ) -> RunSummary:
     """Recognize images on all cores of a machine or a cluster. Both names may be URLs such as s3://bucket/folder.
@@ -329,7 +330,7 @@ def predict_dataset(
     """
     models = [model] if isinstance(model, (str, Path)) else model and list(model)
     models = models and [os.path.abspath(m) if Path(m).suffix == ".onnx" else m for m in models]
-    settings = dict(model=models, min_face=min_face, tta=tta, threshold=threshold)
+    settings = dict(model=models, min_face=min_face, tta=tta, threshold=threshold, crop=crop)
     EmotionRecognizer(threads=1, **settings).close()  # what is wrong with them is said here, not by a worker
     files, root = resolve_filesystem(out)
     if not resume and files.get_file_info(FileSelector(f"{root}/predictions", allow_not_found=True)):

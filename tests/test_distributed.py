@@ -24,17 +24,20 @@ from ray.cluster_utils import Cluster
 from fer_nb.distributed import predict_dataset, result_row
 from fer_nb.inference import EmotionRecognizer
 
+NAMES = 100_000 if os.environ.get("FUZZ") else 800
+HOW = dict(crop="whole") if os.environ.get("FUZZ") else dict(min_face=40)  # looking for faces would take an hour
+
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    "Eight hundred names of forty drawn photos, and two files that are no images."
+    "`NAMES` names of forty drawn photos, and two files that are no images."
     folder = tmp_path_factory.mktemp("photos")
     for i in range(40):
-        photo = Image.new("RGB", (320, 240), (120, 130, 140))
-        photo.paste(draw_face(EMOTIONS[i % 7], i, 200, zoom=0.6), (60, 20))
-        photo.save(folder / f"{i:03}.jpg")
-    for i in range(40, 800):
-        os.link(folder / f"{i % 40:03}.jpg", folder / f"{i:03}.jpg")
+        photo = Image.new("RGB", (160, 120), (120, 130, 140))
+        photo.paste(draw_face(EMOTIONS[i % 7], i, 110, zoom=0.6), (25, 5))
+        photo.save(folder / f"{i:06}.jpg")
+    for i in range(40, NAMES):
+        os.link(folder / f"{i % 40:06}.jpg", folder / f"{i:06}.jpg")
     (folder / "broken.jpg").write_text("no picture")
     (folder / "empty.png").touch()
     return folder
@@ -43,8 +46,8 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(photos):
     "What one process predicts, by the image's content."
-    names = [str(photos / name) for name in (*(f"{i:03}.jpg" for i in range(40)), "broken.jpg", "empty.png")]
-    with EmotionRecognizer("custom_cnn", threads=2, min_face=80) as recognizer:
+    names = [str(photos / name) for name in (*(f"{i:06}.jpg" for i in range(40)), "broken.jpg", "empty.png")]
+    with EmotionRecognizer("custom_cnn", threads=2, **HOW) as recognizer:
         return {Path(r.source).name: result_row("", r) | {"model": "custom_cnn"} for r in recognizer.stream(names)}
 
 
@@ -55,7 +58,7 @@ def check(out, photos, alone):
     assert set(counts.values()) == {1} and len(counts) == len(os.listdir(photos))
     for row in rows:
         name = Path(row["source"]).name
-        assert row | {"source": ""} == alone[f"{int(name[:3]) % 40:03}.jpg" if name[0].isdigit() else name]
+        assert row | {"source": ""} == alone[f"{int(name[:6]) % 40:06}.jpg" if name[0].isdigit() else name]
 
 
 def begun(out):
@@ -75,14 +78,14 @@ def test_a_machine_that_is_lost_in_the_middle_loses_nothing(photos, alone, tmp_p
         ray.init(address=machines.address, log_to_driver=False)
         summaries = []
         run = threading.Thread(target=lambda: summaries.append(
-            predict_dataset(photos, tmp_path, model="custom_cnn", min_face=80)))
+            predict_dataset(photos, tmp_path, model="custom_cnn", **HOW)))
         run.start()
         begun(tmp_path)
         assert run.is_alive()
         machines.remove_node(other, allow_graceful=False)
-        run.join(240)
+        run.join(240 + NAMES / 20)
         assert not run.is_alive() and ray.cluster_resources()["CPU"] == 1
-        assert summaries[0].photos == 802 and summaries[0].errors == 2
+        assert summaries[0].photos == NAMES + 2 and summaries[0].errors == 2
     finally:
         ray.shutdown()
         machines.shutdown()
@@ -91,7 +94,8 @@ def test_a_machine_that_is_lost_in_the_middle_loses_nothing(photos, alone, tmp_p
 
 def test_a_run_that_is_killed_goes_on(photos, alone, tmp_path):
     command = [sys.executable, "-c", "from fer_nb.cli import main; main()", "predict", photos, "--engine", "ray"]
-    command += ["--out", tmp_path, "--model", "custom_cnn", "--min-face", "80"]
+    command += ["--out", tmp_path, "--model", "custom_cnn"]
+    command += [f"--{name.replace('_', '-')}={value}" for name, value in HOW.items()]
     first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     begun(tmp_path)
     os.killpg(first.pid, signal.SIGKILL)
@@ -99,7 +103,7 @@ def test_a_run_that_is_killed_goes_on(photos, alone, tmp_path):
     before = len(list(tmp_path.glob("predictions/*.parquet")))
     again = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert again.returncode == 1, again.stderr  # two files are no pictures
-    assert again.stdout.startswith("802 pictures, 800 faces, 2 not readable: ") and not again.stderr
+    assert again.stdout.startswith(f"{NAMES + 2:,} pictures, {NAMES:,} faces, 2 not readable: ") and not again.stderr
     assert len(list(tmp_path.glob("predictions/*.parquet"))) > before
     check(tmp_path, photos, alone)
     refused = subprocess.run(command, capture_output=True, text=True)

@@ -133,20 +133,33 @@ def test_every_good_request_is_answered_right_whatever_else_is_asked(photos):
     async def clients(port):
         return await asyncio.gather(*(client(port, number) for number in range(50)))
 
+    def library():
+        "Photos a second without a service."
+        with EmotionRecognizer(MODEL) as recognizer:
+            recognizer(photos[0][0])
+            start = time.perf_counter()
+            for _ in recognizer.stream(photos[i % len(photos)][0] for i in range(ASKED // 10)): pass
+            return ASKED // 10 / (time.perf_counter() - start)
+
+    before = library()
     with Server() as server:
         asyncio.run(ask(server.port, *(request(content) for content, _ in photos)))
-        before = server.memory()
+        memory = server.memory()
         start = time.perf_counter()
         counts = np.sum(asyncio.run(clients(server.port)), 0)
-        p50, p99 = np.percentile(seconds, (50, 99))
-        print(f"{ASKED / (time.perf_counter() - start):.0f} requests a second, p50 {p50:.2f} s, p99 {p99:.2f} s, "
-              f"{before:.0f} MB before, {server.memory():.0f} after")  # fmt: skip
+        rate, (p50, p99) = counts[0] / (time.perf_counter() - start), np.percentile(seconds, (50, 99))
+        print(f"{rate:.1f} photos a second, p50 {p50:.2f} s, p99 {p99:.2f} s, "
+              f"{memory:.0f} MB before, {server.memory():.0f} after")  # fmt: skip
         assert counts.sum() == ASKED // 50 * 50 and counts[1] > 0
-        assert server.memory() - before < 100
+        assert server.memory() - memory < 100
         metrics = get(server, "/metrics")[1]
         assert float(re.search(r"^fer_requests_in_work (\S+)", metrics, re.M)[1]) == 0
         batches, faces = (re.search(rf"^fer_batch_faces_{word} (\S+)", metrics, re.M)[1] for word in ("count", "sum"))
         assert float(faces) > float(batches)  # some shared a batch
+    after = library()
+    print(f"{before:.1f} and {after:.1f} photos a second by the library itself")
+    least = 0.85 if os.environ.get("FUZZ") else 0.5  # other tests may run beside this one
+    assert rate > least * (before + after) / 2
 
 
 def test_the_slow_and_the_gone_leave_nothing_behind(photos):

@@ -31,7 +31,7 @@ from fer_nb.video import containers
 from fer_nb.video.containers import CODECS, Codec, Unnamed, VideoError, find_camera, write_images
 from fer_nb.video.output import Timeline, annotate_video, check_outputs, to_pandas, video_writer
 from fer_nb.video.reader import Frame, VideoReader
-from fer_nb.video.tracking import VIDEO_COLUMNS, FrameResult, IoUTracker, iou, track_video
+from fer_nb.video.tracking import FrameResult, IoUTracker, iou, track_video, video_columns
 
 
 @pytest.fixture(scope="module")
@@ -543,8 +543,8 @@ def test_a_frame_without_a_face_has_a_row(tmp_path, recognizer):
     frames = [np.full((240, 480, 3), 128, np.uint8), portrait("peru", 4)]
     results = list(track_video(VideoReader(write_images(tmp_path / "a.mp4", frames)), recognizer))
     empty, face = (result.rows() for result in results)
-    assert empty == [dict.fromkeys(VIDEO_COLUMNS) | {"frame": 0, "time": 0.0, "track": 0}]
-    assert len(face) == 1 and face[0]["track"] == 1 and [*face[0]] == [*VIDEO_COLUMNS]
+    assert empty == [dict.fromkeys(video_columns()) | {"frame": 0, "time": 0.0, "track": 0}]
+    assert len(face) == 1 and face[0]["track"] == 1 and [*face[0]] == [*video_columns()]
 
 
 def test_iou():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import fer_nb, tiny_model
 from PIL import Image
 
 from fer_nb.core import FerError
@@ -19,7 +20,7 @@ from fer_nb.data.synthetic import draw_face
 
 pytest.importorskip("av")
 
-from fer_nb.video.batch import BATCH_COLUMNS, VideoSettings, annotated_paths, find_videos, process_videos
+from fer_nb.video.batch import VideoSettings, annotated_paths, batch_columns, find_videos, process_videos
 from fer_nb.video.containers import VideoError, write_images
 from fer_nb.video.reader import VideoReader
 
@@ -62,7 +63,7 @@ def rows(videos, tmp_path_factory):
 
 def test_there_is_a_row_for_each_face_and_frame(rows, videos):
     table = [json.loads(line) for line in rows.splitlines()]
-    assert all([*row] == [*BATCH_COLUMNS] for row in table)
+    assert all([*row] == [*batch_columns()] for row in table)
     sources = list(dict.fromkeys(row["source"] for row in table))
     assert sources == find_videos([videos]) and len(sources) == 7
     for source in sources:
@@ -164,3 +165,16 @@ def test_what_cannot_be_done_is_said_at_once(videos, tmp_path):
     process_videos(["none.mp4"], tmp_path / "t.jsonl", SETTINGS)
     assert "no file" in json.loads((tmp_path / "t.jsonl").read_text())["error"]
     assert process_videos([], tmp_path / "nothing.jsonl", SETTINGS) == []
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_table_has_the_columns_of_the_model_file(ending, videos, tmp_path):
+    model = tiny_model(tmp_path / "three.onnx", {"emotions": "sad,happy,content"}, n=3)
+    folder = tmp_path / "films"
+    folder.mkdir()
+    write_images(folder / "a.mp4", [np.zeros((240, 320, 3), np.uint8)] * 3)
+    write_images(folder / "b.mp4", [np.asarray(draw_face("happy", 1, 240, zoom=0.6).convert("RGB"))] * 3)
+    for source in (folder / "b.mp4", folder):
+        table = tmp_path / f"{source.name}.{ending}"
+        assert fer_nb("video", source, "--model", model, "--out", table).exit_code == 0
+        assert b"content" in table.read_bytes() and b"angry" not in table.read_bytes()

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ..batch import check_table, map_processes, write_table
-from ..core import FerError, atomic_write
+from ..core import EMOTIONS, FerError, atomic_write
 from ..inference import EmotionRecognizer
 from .containers import STREAM_ADDRESS, VideoError
 from .output import Timeline, check_outputs, video_writer
 from .reader import VideoReader
-from .tracking import VIDEO_COLUMNS, track_video
+from .tracking import track_video, video_columns
 
 # %% auto #0
-__all__ = ['VIDEO_SUFFIXES', 'BATCH_COLUMNS', 'Job', 'find_videos', 'VideoSettings', 'VideoSummary', 'process_video', 'part_path',
+__all__ = ['VIDEO_SUFFIXES', 'Job', 'find_videos', 'batch_columns', 'VideoSettings', 'VideoSummary', 'process_video', 'part_path',
            'part_header', 'write_part', 'finished', 'part_rows', 'work', 'run_workers', 'annotated_paths',
            'prepare_parts', 'process_videos']
 
@@ -54,8 +54,11 @@ def find_videos(
     return list(sources)
 
 # %% ../../nbs/79_video_batch.ipynb #b1e0000e
-#: the columns of the table
-BATCH_COLUMNS = ("source", *VIDEO_COLUMNS, "error")
+def batch_columns(
+    emotions: Iterable[str] = EMOTIONS,  # the model's
+) -> tuple[str, ...]:
+    "The columns of the table, in their order."
+    return "source", *video_columns(emotions), "error"
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def process_video(
     source: str,
     recognizer: EmotionRecognizer,
     settings: VideoSettings,
-    write_row: Callable[[dict], object],  # called with each row, keys `BATCH_COLUMNS`
+    write_row: Callable[[dict], object],  # called with each row, keys `batch_columns`
     annotated: str | Path | None = None,  # the video with boxes, where it is wanted
 ) -> VideoSummary:
     "Look at one video; one that cannot be read is a row with an error."
@@ -113,7 +116,7 @@ def process_video(
         warning = video.warning if settings.seconds is None else ""
         return VideoSummary(source, timeline.frames, round(timeline.end, 2), timeline.summary(), warning)
     except (FerError, MemoryError) as e:
-        write_row(dict.fromkeys(BATCH_COLUMNS) | {"source": source, "track": 0, "error": str(e)})
+        write_row(dict.fromkeys(batch_columns(recognizer.emotions)) | {"source": source, "track": 0, "error": str(e)})
         return VideoSummary(source, error=str(e) or "It does not fit into memory.")
 
 # %% ../../nbs/79_video_batch.ipynb #b1e00012
@@ -174,7 +177,7 @@ def finished(
 def part_rows(
     parts: Path,
     sources: list[str],
-) -> Iterator[dict]:  # keys `BATCH_COLUMNS`
+) -> Iterator[dict]:  # keys `batch_columns`
     "The rows of all parts, one after the other."
     for source in sources:
         with open(part_path(parts, source), encoding="ascii") as file:
@@ -265,7 +268,9 @@ def process_videos(
     for summary in run_workers(jobs, settings, workers):
         kept[summary.source] = summary
         on_done(summary, sum(map(bool, kept.values())), len(videos))
-    with atomic_write(table) as whole, write_table(whole, BATCH_COLUMNS) as add:
+    with settings.recognizer() as recognizer:
+        columns = batch_columns(recognizer.emotions)
+    with atomic_write(table) as whole, write_table(whole, columns) as add:
         for row in part_rows(parts, videos):
             add([row])
     return [kept[source] for source in videos]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from fractions import Fraction
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..core import COLORS, EMOTIONS, atomic_write
+from ..core import EMOTIONS, atomic_write, emotion_color
 from ..inference import EmotionRecognizer
 from fer_nb.video.containers import (
     CODECS, Codec, Unnamed, VideoError, add_video_stream, load_av, open_container, to_video_frame,
@@ -44,6 +44,7 @@ class EmotionBins:
     ):
         self.max_bins, self.step, self.end = max_bins, 0.05, 0.0  # step and end in seconds
         self.frames = self.faces = 0
+        self.emotions: tuple[str, ...] = EMOTIONS  # those that the model tells apart
         self.sums: dict[int, dict[int, np.ndarray]] = {}  # track -> bin -> sum of probabilities, and how many
 
     def add(
@@ -52,6 +53,7 @@ class EmotionBins:
     ) -> None:
         "Count a frame in."
         self.frames, self.faces = self.frames + 1, self.faces + len(result.faces)
+        self.emotions = result.emotions
         self.end = max(self.end, result.frame.time)
         while self.end >= self.max_bins * self.step:
             self.step *= 2
@@ -61,7 +63,7 @@ class EmotionBins:
                     joined[at // 2] = joined.get(at // 2, 0) + values
         for track, face in zip(result.tracks, result.faces, strict=True):
             bins, at = self.sums.setdefault(track, {}), int(result.frame.time / self.step)
-            bins[at] = bins.get(at, 0) + np.array([*(face.probabilities[e] for e in EMOTIONS), 1.0])
+            bins[at] = bins.get(at, 0) + np.array([*(face.probabilities[e] for e in self.emotions), 1.0])
 
 # %% ../../nbs/78_video_output.ipynb #f1f0000f
 def held_columns(
@@ -70,24 +72,25 @@ def held_columns(
     near: int,  # bins that a value is held for
 ) -> np.ndarray:  # float [width, 8]; all 0 where the face was not seen
     "A value for each column of a picture."
-    held, last = {}, None
+    held, last, empty = {}, None, np.zeros_like(next(iter(bins.values())))
     for k in range(int(at[-1]) + 1):
         last = k if k in bins else last
-        held[k] = bins[last] if last is not None and k - last <= near else np.zeros(len(EMOTIONS) + 1)
+        held[k] = bins[last] if last is not None and k - last <= near else empty
     return np.array([held[k] for k in at.tolist()])
 
 
 def draw_strip(
     columns: np.ndarray,  # float [width, 8], sums of probabilities and their number
+    emotions: Sequence[str],  # the 7, in the order of the columns
     height: int,  # pixels
 ) -> Image.Image:  # RGB
     "One face: its probabilities on top of each other, white where it was not seen."
-    colors = [*COLORS.values(), "#FFFFFF"]
+    colors = [*map(emotion_color, emotions), "#FFFFFF"]
     palette = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colors], np.uint8)
     tops = (columns[:, :-1] / np.maximum(columns[:, -1:], 1)).cumsum(1)
     levels = (np.arange(height) + 0.5) / height
-    index = (levels[:, None, None] >= tops[None]).sum(-1).clip(0, len(EMOTIONS) - 1)
-    index[:, columns[:, -1] == 0] = len(EMOTIONS)
+    index = (levels[:, None, None] >= tops[None]).sum(-1).clip(0, len(emotions) - 1)
+    index[:, columns[:, -1] == 0] = len(emotions)
     return Image.fromarray(palette[index])
 
 # %% ../../nbs/78_video_output.ipynb #f1f00010
@@ -96,13 +99,14 @@ LEFT, TOP, STRIP, GAP = 60, 34, 84, 12  # of the picture, pixels
 
 def draw_legend(
     pen: ImageDraw.ImageDraw,
+    emotions: Sequence[str],  # from left to right
     message: str = "",  # below, where there is nothing else
 ) -> None:
     "The emotions and their colors in one line."
     x, font = LEFT, ImageFont.load_default(14)
     pen.text((LEFT, TOP + STRIP / 2), message, "black", font, anchor="lm")
-    for emotion, color in COLORS.items():
-        pen.rectangle((x, 11, x + 11, 22), fill=color)
+    for emotion in emotions:
+        pen.rectangle((x, 11, x + 11, 22), fill=emotion_color(emotion))
         pen.text((x + 16, 17), emotion, "black", font, anchor="lm")
         x += 34 + pen.textlength(emotion, font)
 
@@ -126,10 +130,11 @@ def summarize_track(
     bins: dict[int, np.ndarray],  # bin -> float [8], sums of probabilities and their number
     step: float,  # seconds a bin
     end: float,  # of the video, seconds
+    emotions: Sequence[str],  # the 7, in the order of the sums
 ) -> dict:  # track, start, end (seconds), frames, emotion, and the mean of each probability
     "What one face showed."
     *sums, n = sum(bins.values())
-    means = dict(zip(EMOTIONS, (float(s / n) for s in sums), strict=True))
+    means = dict(zip(emotions, (float(s / n) for s in sums), strict=True))
     start, end = min(bins) * step, min((max(bins) + 1) * step, end)
     seen = dict(track=track, start=round(start, 2), end=round(end, 2), frames=int(n))
     return seen | {"emotion": max(means, key=means.get)} | means
@@ -140,7 +145,7 @@ class Timeline(EmotionBins):
 
     def summary(self) -> list[dict]:  # track, start, end (seconds), frames, emotion, and the mean of each probability
         "A row for each face, the one seen longest first."
-        rows = [summarize_track(track, bins, self.step, self.end) for track, bins in self.sums.items()]
+        rows = [summarize_track(track, bins, self.step, self.end, self.emotions) for track, bins in self.sums.items()]
         return sorted(rows, key=lambda row: (-row["frames"], row["track"]))
 
     def draw(
@@ -152,11 +157,11 @@ class Timeline(EmotionBins):
         tracks, across = [row["track"] for row in self.summary()[:max_faces]], width - LEFT - 16
         picture = Image.new("RGB", (width, TOP + max(len(tracks), 1) * (STRIP + GAP) + 24), "white")
         pen, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
-        draw_legend(pen, "" if tracks else "No face was seen.")
+        draw_legend(pen, self.emotions, "" if tracks else "No face was seen.")
         at = ((np.arange(across) + 0.5) / across * self.end / self.step).astype(int)
         for y, track in enumerate(tracks):
             columns = held_columns(self.sums[track], at, max(1, round(0.5 / self.step)))
-            picture.paste(draw_strip(columns, STRIP), (LEFT, TOP + y * (STRIP + GAP)))
+            picture.paste(draw_strip(columns, self.emotions, STRIP), (LEFT, TOP + y * (STRIP + GAP)))
             pen.text((LEFT - 10, TOP + y * (STRIP + GAP) + STRIP / 2), f"face {track}", "black", font, anchor="rm")
         draw_time_axis(pen, across, picture.height - 24, self.end)
         return picture
@@ -389,7 +394,7 @@ def annotate_video(
 
 def to_pandas(
     results: Iterable[FrameResult],
-) -> DataFrame:  # with the columns `VIDEO_COLUMNS`
+) -> DataFrame:  # with the columns `video_columns`
     "The rows of all frames as one data frame."
     from fer_nb.inference import to_pandas as table
 

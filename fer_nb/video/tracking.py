@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
-from ..inference import COLUMNS, EmotionRecognizer, FaceEmotion, draw_faces
+from ..core import EMOTIONS
+from ..inference import EmotionRecognizer, FaceEmotion, draw_faces, result_columns
 from .reader import Frame, VideoReader
 
 # %% auto #0
-__all__ = ['Box', 'MAX_FACE_CHANGE', 'VIDEO_COLUMNS', 'iou', 'color_grid', 'color_change', 'Track', 'match_tracks', 'IoUTracker',
+__all__ = ['Box', 'MAX_FACE_CHANGE', 'iou', 'color_grid', 'color_change', 'Track', 'match_tracks', 'IoUTracker', 'video_columns',
            'FrameResult', 'smooth_probabilities', 'FaceFollower', 'track_video']
 
 # %% ../../nbs/77_video_tracking.ipynb #dcbe0a5d
@@ -119,8 +120,12 @@ class IoUTracker:
         return numbers
 
 # %% ../../nbs/77_video_tracking.ipynb #02759020
-#: the columns of the table, in their order; times are seconds
-VIDEO_COLUMNS = ("frame", "time", "track", *(name for name in COLUMNS if name not in ("source", "face", "error")))
+def video_columns(
+    emotions: Iterable[str] = EMOTIONS,  # the model's
+) -> tuple[str, ...]:
+    "The columns of the table, in their order; times are seconds."
+    names = (name for name in result_columns(emotions) if name not in ("source", "face", "error"))
+    return "frame", "time", "track", *names
 
 
 @dataclass(frozen=True)
@@ -130,12 +135,13 @@ class FrameResult:
     frame: Frame
     faces: list[FaceEmotion]
     tracks: list[int]  # from 1
+    emotions: tuple[str, ...] = EMOTIONS  # those that the model tells apart
 
-    def rows(self) -> list[dict]:  # with the keys of `VIDEO_COLUMNS`
+    def rows(self) -> list[dict]:  # with the keys of `video_columns`
         "A flat row for each face; a frame without one has a single row, of track 0 and empty fields."
         where = {"frame": self.frame.number, "time": round(self.frame.time, 4)}
         rows = [{**where, "track": n} | face.row() for n, face in zip(self.tracks, self.faces, strict=True)]
-        return rows or [dict.fromkeys(VIDEO_COLUMNS) | where | {"track": 0}]
+        return rows or [dict.fromkeys(video_columns(self.emotions)) | where | {"track": 0}]
 
     def draw(self) -> Image.Image:  # RGB
         "The frame with a box and a label for each face."
@@ -165,8 +171,9 @@ class FaceFollower:
         smooth: float,  # seconds over which probabilities are averaged; 0: each frame for itself
         max_age: float,  # seconds that a face may be unseen
         threshold: float,  # 0-1; below it the answer is "not sure"
+        emotions: tuple[str, ...],  # those that the model tells apart
     ):
-        self.smooth, self.max_age, self.threshold = smooth, max_age, threshold
+        self.smooth, self.max_age, self.threshold, self.emotions = smooth, max_age, threshold, emotions
         self.tracker, self.last = IoUTracker(max_age), 0.0
         self.known: dict[int, tuple[FaceEmotion, float]] = {}  # number -> the face, smoothed, and when it was seen
 
@@ -183,7 +190,7 @@ class FaceFollower:
         now = {n: smooth_probabilities(face, *known[n], frame.time, self.smooth, self.threshold) if n in known else face
                for n, face in zip(tracks, faces, strict=True)}  # fmt: skip
         self.known = known | {n: (face, frame.time) for n, face in now.items()}
-        return FrameResult(frame, list(now.values()), tracks)
+        return FrameResult(frame, list(now.values()), tracks, self.emotions)
 
 # %% ../../nbs/77_video_tracking.ipynb #a1f00041
 def track_video(
@@ -200,7 +207,7 @@ def track_video(
     0.0 s [(1, 'happy')]
     0.5 s [(1, 'happy')]
     """
-    waiting, follow = deque(), FaceFollower(smooth, max_age, recognizer.threshold)
+    waiting, follow = deque(), FaceFollower(smooth, max_age, recognizer.threshold, recognizer.emotions)
 
     def images() -> Iterator[np.ndarray]:
         for frame in video:
