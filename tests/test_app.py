@@ -16,6 +16,7 @@ from PIL import Image
 
 pytest.importorskip("streamlit", reason="the page needs the [app] extra")
 import streamlit as st
+from conftest import tiny_model
 from streamlit.testing.v1 import AppTest
 
 from fer_nb.core import EMOTIONS, MODELS, SPLITS, available_models, models_dir
@@ -32,6 +33,7 @@ def png(picture, kind="PNG"):
 
 
 FACE = png(draw_face("happy", 1, size=480, zoom=0.6))
+OTHER_FACE = png(draw_face("sad", 2, size=480, zoom=0.6))
 
 
 def html(page):
@@ -249,14 +251,14 @@ def test_the_page_survives_what_is_no_photo(page, content):
 def test_downloads_say_what_the_page_says(page):
     from fer_nb.app.frame import to_csv
     from fer_nb.app.photos import InputPhoto
-    from fer_nb.app.results import MODEL_COLUMNS, annotated_images, recognize_photo
+    from fer_nb.app.results import annotated_images, recognize_photo, table_columns
 
     group = np.hstack([np.asarray(draw_face(e, 1, 320, zoom=0.6)) for e in ("happy", "surprise")])
     wall = Image.new("RGB", (64, 64))
     photos = [InputPhoto("1", "=two.png", png(Image.fromarray(group))), InputPhoto("2", "wall.png", wall)]
     models = (available_models()[0],)
     results = [recognize_photo(photo, models) for photo in photos]
-    table = to_csv([row for r in results for row in r.rows], MODEL_COLUMNS).decode("utf-8-sig")
+    table = to_csv([row for r in results for row in r.rows], table_columns(results[0].faces[0])).decode("utf-8-sig")
     rows = list(csv.DictReader(io.StringIO(table)))
     assert [r["face"] for r in rows] == ["1", "2", "0"]
     assert rows[0]["source"] == "'=two.png"  # a spreadsheet does not run it
@@ -340,6 +342,43 @@ def test_how_good_without_figures_still_says_what_it_is_not_for(two_models):
     page = AppTest.from_function(quality, default_timeout=60).run()
     assert not page.exception and "fer-nb evaluate" in page.info[0].value
     assert "Never decide anything" in html(page)
+
+
+@pytest.fixture
+def fresh_recognizers():
+    "No model of another test is used, and none is left to others."
+    st.cache_resource.clear()
+    yield
+    st.cache_resource.clear()
+
+
+@pytest.mark.parametrize("emotions", [("sad", "happy", "content"), (*EMOTIONS, "contempt")], ids=len)
+def test_pages_follow_the_emotions_of_the_model_file(emotions, fresh_recognizers, tmp_path, monkeypatch):
+    from fer_nb.app.live import live_data
+
+    first, second = available_models()[0], next(name for name in MODELS if name != available_models()[0])
+    seven, found = models_dir() / f"{first}.onnx", json.loads((models_dir() / "results.json").read_text())
+    tiny_model(tmp_path / f"{first}.onnx", {"emotions": ",".join(emotions), "size": "48"}, n=len(emotions))
+    shutil.copy(seven, tmp_path / f"{second}.onnx")
+    for row in found["rows"]:
+        row |= {"per_class": {e: {} for e in emotions}, "confusion_matrix": np.eye(len(emotions)).tolist()}
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    monkeypatch.setenv("FER_NB_MODELS", str(tmp_path))
+    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120).run()
+    page.selectbox(key="model").set_value(first).run()
+    assert len(page.selectbox(key="model").options) == 2  # no ensemble of different emotions
+    upload(page, ("one.png", FACE), ("two.png", OTHER_FACE))
+    assert cards(page) == 2 and html(page).count(f"<strong>{emotions[0]}</strong>") == 2
+    assert all(html(page).count(f"<li><span>{emotion}</span>") == 2 for emotion in emotions)
+    page.toggle(key="compare").set_value(True).run()
+    assert not page.exception and f"{emotions[0]} {1 / len(emotions):.0%}" in html(page)
+    shown = AppTest.from_function(quality, default_timeout=60).run()
+    assert not shown.exception and html(shown).count('<td class="hit"') == len(emotions)
+    data = live_data((first,))
+    assert data["emotions"] == emotions and len(data["names"]) == len(data["colors"]) == len(emotions)
+    choose(page, "video")
+    page.file_uploader[0].set_value(("f.mp4", video(tmp_path / "f.mp4"), "video/mp4")).run()
+    assert not page.exception and not page.warning and f"mostly {emotions[0]}" in html(page)
 
 
 def test_without_a_model_the_page_says_how_to_get_one(tmp_path, monkeypatch):

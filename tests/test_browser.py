@@ -1,5 +1,6 @@
 """The pages in a real browser, started as a user starts them: `fer-nb app`."""
 
+import contextlib
 import csv
 import io
 import json
@@ -156,7 +157,7 @@ def test_a_photo_and_its_seven_numbers(page, photos):
     assert photo.evaluate("img => img.decode().then(() => img.naturalWidth)") > 0
     numbers = card.locator(".fer-bars li")
     assert [n.is_visible() for n in numbers.all()] == [True] * 3 + [False] * 4
-    card.get_by_text("All seven").press("Enter")  # by keyboard
+    card.get_by_text("All emotions").press("Enter")  # by keyboard
     numbers.last.wait_for()
     shown = sum(int(n.inner_text().split()[-1].rstrip("%")) for n in numbers.all())
     assert 97 <= shown <= 103  # seven rounded percentages
@@ -383,12 +384,34 @@ def test_a_video_survives_a_look_elsewhere_and_its_timeline_leads_into_it(page, 
     page.get_by_role("link", name="Faces").click()
     strip = page.get_by_role("slider", name="over time").first
     strip.wait_for()
-    until(page, "document.querySelector('video').readyState >= 1")
+    until(page, "document.querySelector('video')?.readyState >= 1")
     strip.click(position={"x": strip.bounding_box()["width"] / 2, "y": 20})
-    until(page, "document.querySelector('video').currentTime > 0.3")
+    until(page, "document.querySelector('video')?.currentTime > 0.3")
     strip.press("ArrowLeft")
-    until(page, "document.querySelector('video').currentTime < 0.3")
+    until(page, "document.querySelector('video')?.currentTime < 0.3")
     assert strip.locator(".fer-playhead").count() == 1
+
+
+def test_the_first_page_is_light_where_it_is_ours(visitor, address):
+    with contextlib.closing(visitor.browser.new_context()) as fresh:  # nothing cached
+        page, names, sizes = fresh.new_page(), {}, {}
+        network = fresh.new_cdp_session(page)
+        network.on("Network.responseReceived", lambda e: names.update({e["requestId"]: e["response"]["url"]}))
+        network.on("Network.loadingFinished", lambda e: sizes.update({e["requestId"]: e["encodedDataLength"]}))
+        network.send("Network.enable")
+        line = dict(offline=False, latency=50, downloadThroughput=1.6e6 / 8, uploadThroughput=1.6e6 / 8)
+        network.send("Network.emulateNetworkConditions", line)
+        start = time.monotonic()
+        page.goto(address)
+        page.get_by_role("heading", name="What does this face show?").wait_for()
+        seconds = time.monotonic() - start
+        page.get_by_text("Nothing leaves this machine.").wait_for()
+        page.wait_for_load_state("networkidle")
+    own = sum(size for key, size in sizes.items() if "/static/" not in names.get(key, ""))
+    fonts = sum(size for key, size in sizes.items() if names.get(key, "").endswith(".woff2"))
+    total = sum(sizes.values())
+    print(f"{seconds:.1f} s at 1.6 Mbit/s; {total / 1e6:.2f} MB, fonts {fonts / 1e6:.2f}, own {own / 1e3:.0f} kB")
+    assert own < 25_000 and 0 < fonts < 600_000 and total < 1_450_000
 
 
 def test_how_good(page):

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from fer_nb.core import EMOTIONS
+from fer_nb.crops import crop_face
 from fer_nb.data.synthetic import draw_face
-from fer_nb.faces import crop_face, nms, run_network, to_face
+from fer_nb.faces import nms, run_network, to_face
 from fer_nb.inference import EmotionRecognizer
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need Playwright")
@@ -26,9 +27,14 @@ PAGE = Path(__file__).parent.parent / "docs" / "browser"
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def folder(tmp_path_factory):
+    "Where the page's files lie."
+    return tmp_path_factory.mktemp("site")
+
+
+@pytest.fixture(scope="module")
+def site(folder):
     "The page as it is published, at an address of this machine."
-    folder = tmp_path_factory.mktemp("site")
     built = subprocess.run(["bash", str(PAGE / "build.sh"), str(folder)], capture_output=True, text=True)
     if built.returncode:
         pytest.skip(f"onnxruntime-web cannot be had: {built.stderr[-200:]}")
@@ -79,20 +85,19 @@ def scene(emotions, size=(640, 480), turn=0):
     return canvas
 
 
-def in_python(image):
-    "Boxes and probabilities by the same steps."
+def in_python(image, size=48):
+    "Boxes and probabilities by the same steps, the crops of `size` pixels."
     rows = nms(np.concatenate([run_network("short", image, 0.5), run_network("full", image, 0.6)]))
     faces = sorted((to_face(row, image.shape[1], image.shape[0]) for row in rows), key=lambda face: face.box)
     with EmotionRecognizer("mobilenet_v3") as recognizer:
-        return faces, recognizer.classify(np.stack([crop_face(image, face) for face in faces]))
+        return faces, recognizer.classify(np.stack([crop_face(image, face, size) for face in faces]))
 
 
-@pytest.mark.parametrize("turn", [0, 14])
-def test_the_browser_says_what_python_says(page, turn):
-    picture = scene(["happy", "surprise"], turn=turn)
+def in_browser(page, picture):
+    "The same, as the page finds them."
     file = io.BytesIO()
     picture.save(file, "PNG")
-    found = page.evaluate(
+    return page.evaluate(
         """async (text) => {
             const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
             const picture = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
@@ -100,6 +105,12 @@ def test_the_browser_says_what_python_says(page, turn):
         }""",
         base64.b64encode(file.getvalue()).decode(),
     )
+
+
+@pytest.mark.parametrize(("turn", "size"), [(0, (640, 480)), (14, (640, 480)), (0, (650, 500))])
+def test_the_browser_says_what_python_says(page, turn, size):
+    picture = scene(["happy", "surprise"], size, turn)
+    found = in_browser(page, picture)
     faces, probs = in_python(np.asarray(picture))
     assert len(found) == len(faces) == 2
     for one, face, row in zip(found, faces, probs, strict=True):
@@ -107,6 +118,21 @@ def test_the_browser_says_what_python_says(page, turn):
         assert np.allclose(one["probabilities"], row, atol=1e-3)
     best = EMOTIONS[int(probs[0].argmax())]
     assert page.inner_text("ol li:first-child").startswith(best)
+
+
+def test_crops_are_as_large_as_the_model_file_says(page, site, folder):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(folder / "models" / "mobilenet_v3.onnx")
+    onnx.helper.set_model_props(model, {p.key: p.value for p in model.metadata_props} | {"face_size": "112"})
+    onnx.save(model, folder / "models" / "large.onnx")
+    other, picture = page.context.browser.new_page(), scene(["happy", "surprise"])
+    other.goto(f"{site}?model=large")
+    other.wait_for_selector("body[data-ready=yes]", timeout=60_000)
+    for tab, size, wrong in ((page, 48, 112), (other, 112, 48)):
+        found = np.array([face["probabilities"] for face in in_browser(tab, picture)])
+        distances = [np.abs(found - in_python(np.asarray(picture), n)[1]).max() for n in (size, wrong)]
+        assert distances[0] < 1e-3 < distances[1]
+    other.close()
 
 
 def test_the_camera_is_recognized_and_nothing_is_sent(page, site):

@@ -6,19 +6,32 @@ ort.env.wasm.numThreads = 1;
 
 export const EMOTIONS = ["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"];
 const DETECTORS = { short: 0.5, full: 0.6 }; // least score of a face
-const CROP_SCALE = 1.481, CROP_OFFSET = [-0.003, -0.037]; // of faces.py
-const CROP = 48; // pixels
+const SIDE = 32; // pixels; both sides of what a detector sees are a multiple of it, as in faces.run_network
+const CROP_SCALE = 1.481, CROP_OFFSET = [-0.003, -0.037]; // of crops.py
 
-// The sessions of a classifier and of the two detectors; `folder` has the .onnx files.
+// The sessions of a classifier and of the two detectors, and the side of the classifier's faces, pixels; `folder` has
+// the .onnx files.
 export async function open(model, folder = "./models/") {
-  const session = (name) => ort.InferenceSession.create(new URL(`${folder}${name}.onnx`, import.meta.url).href);
-  const [classifier, short, full] = await Promise.all([session(model), session("face_short"), session("face_full")]);
-  return { classifier, short, full };
+  const address = (name) => new URL(`${folder}${name}.onnx`, import.meta.url).href;
+  const session = (name) => ort.InferenceSession.create(address(name));
+  const file = fetch(address(model)).then((answer) => answer.arrayBuffer()).then((content) => new Uint8Array(content));
+  const [classifier, short, full] = await Promise.all(
+    [file.then((bytes) => ort.InferenceSession.create(bytes)), session("face_short"), session("face_full")]);
+  return { classifier, short, full, side: faceSize(await file) };
+}
+
+// What an .onnx file says of its faces, 48 where it says nothing; the runtime does not hand out a file's metadata, which
+// stands at its end as key, 0x12, length, value.
+export function faceSize(bytes) {
+  const found = /face_size\x12[\x02\x03](\d+)/.exec(new TextDecoder("latin1").decode(bytes.subarray(-65536)));
+  return found ? Number(found[1]) : 48;
 }
 
 // Rows of 17 numbers: left, top, right, bottom, six points, score; pixels of the picture.
 export async function detect(sessions, rgb, width, height) {
-  const view = new ort.Tensor("uint8", rgb, [height, width, 3]);
+  const [w, h] = [width, height].map((n) => SIDE * Math.ceil(n / SIDE)), padded = new Uint8Array(3 * w * h);
+  for (let y = 0; y < height; y++) padded.set(rgb.subarray(3 * width * y, 3 * width * (y + 1)), 3 * w * y);
+  const view = new ort.Tensor("uint8", padded, [h, w, 3]);
   const rows = [];
   for (const [name, least] of Object.entries(DETECTORS)) {
     const { faces } = await sessions[name].run({ view, min_score: new ort.Tensor("float32", [least], []) });
@@ -39,13 +52,14 @@ export function nms(rows) {
   return kept;
 }
 
-// Each face with its box and its probabilities, from left to right.
-export async function recognize(sessions, rgb, width, height) {
-  const rows = await detect(sessions, rgb, width, height);
+// Each face with its box and its probabilities, from left to right; `view` is the picture as the detectors see it.
+export async function recognize(sessions, rgb, width, height, view = { rgb, width, height }) {
+  const found = await detect(sessions, view.rgb, view.width, view.height);
+  const rows = found.map((row) => row.map((v, i) => (i < 16 ? (v * width) / view.width : v)));
   if (!rows.length) return [];
-  const crops = new Uint8Array(rows.length * CROP * CROP);
-  rows.forEach((row, i) => crops.set(cropFace(rgb, width, height, row), i * CROP * CROP));
-  const faces = new ort.Tensor("uint8", crops, [rows.length, CROP, CROP]);
+  const { side } = sessions, crops = new Uint8Array(rows.length * side * side);
+  rows.forEach((row, i) => crops.set(cropFace(rgb, width, height, row, side), i * side * side));
+  const faces = new ort.Tensor("uint8", crops, [rows.length, side, side]);
   const { probabilities } = await sessions.classifier.run({ faces });
   return rows.map((row, i) => ({
     box: [row[0], row[1], row[2] - row[0], row[3] - row[1]],
@@ -54,8 +68,8 @@ export async function recognize(sessions, rgb, width, height) {
   }));
 }
 
-// A face as FER2013 would have framed it: faces.crop_face.
-export function cropFace(rgb, width, height, row) {
+// A face as FER2013 would have framed it: crops.crop_face.
+export function cropFace(rgb, width, height, row, size = 48) {
   const points = [0, 1, 2, 3, 4, 5].map((i) => [row[4 + 2 * i], row[5 + 2 * i]]);
   const middle = [0, 1].map((k) => points.reduce((sum, p) => sum + p[k], 0) / 6);
   const spread = Math.sqrt(points.reduce((sum, p) => sum + (p[0] - middle[0]) ** 2 + (p[1] - middle[1]) ** 2, 0));
@@ -69,10 +83,10 @@ export function cropFace(rgb, width, height, row) {
   const left = Math.floor(x - reach), top = Math.floor(y - reach);
   const part = grayPatch(rgb, width, height, left, top, Math.ceil(x + reach) + 1, Math.ceil(y + reach) + 1);
   const box = [x - reach - left, y - reach - top, x + reach - left, y + reach - top];
-  const wide = 2 * halfToEven(((2 * reach) / side) * CROP);
+  const wide = 2 * halfToEven(((2 * reach) / side) * size);
   const turned = rotate(resize(part, wide, box, 3), (roll * 180) / Math.PI);
-  const edge = wide / 2 - CROP;
-  return resize(turned, CROP, [edge, edge, wide - edge, wide - edge]).data;
+  const edge = wide / 2 - size;
+  return resize(turned, size, [edge, edge, wide - edge, wide - edge]).data;
 }
 
 function halfToEven(v) { // as Python rounds

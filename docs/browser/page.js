@@ -2,7 +2,9 @@
 import { EMOTIONS, open, recognize } from "./fer.js";
 
 const COLORS = ["#D55E00", "#009E73", "#CC79A7", "#E69F00", "#7F7F7F", "#0072B2", "#56B4E9"];
+const LARGEST = 1600, CAMERA_VIEW = 192; // pixels; full range was made for the second
 const canvas = document.querySelector("canvas"), pen = canvas.getContext("2d", { willReadFrequently: true });
+const small = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
 const button = document.querySelector("button"), file = document.querySelector("input");
 const status = document.querySelector("[role=status]"), list = document.querySelector("ol");
 const percent = (p) => `${Math.round(100 * p)}%`;
@@ -12,20 +14,22 @@ const sessions = open(new URLSearchParams(location.search).get("model") || "mobi
 sessions.then(() => { status.textContent = "Ready."; document.body.dataset.ready = "yes"; })
   .catch((error) => { status.textContent = `The networks could not be loaded: ${error.message}`; });
 
-function pixels() {
-  const { data, width, height } = pen.getImageData(0, 0, canvas.width, canvas.height);
-  const rgb = new Uint8Array(3 * width * height);
+// What `pen` draws from `source`, at most `longest` pixels wide and high.
+function pixels(pen, source, width, height, longest) {
+  const scale = Math.min(1, longest / Math.max(width, height));
+  [pen.canvas.width, pen.canvas.height] = [Math.round(width * scale), Math.round(height * scale)];
+  pen.drawImage(source, 0, 0, pen.canvas.width, pen.canvas.height);
+  const { data, width: w, height: h } = pen.getImageData(0, 0, pen.canvas.width, pen.canvas.height);
+  const rgb = new Uint8Array(3 * w * h);
   for (let i = 0, j = 0; i < data.length; i += 4) { rgb[j++] = data[i]; rgb[j++] = data[i + 1]; rgb[j++] = data[i + 2]; }
-  return [rgb, width, height];
+  return { rgb, width: w, height: h };
 }
 
-// Draws `source`, recognizes what is there, and shows it.
-async function look(source, width, height) {
-  const scale = Math.min(1, 1600 / Math.max(width, height));
-  canvas.width = Math.round(width * scale);
-  canvas.height = Math.round(height * scale);
-  pen.drawImage(source, 0, 0, canvas.width, canvas.height);
-  const faces = await recognize(await sessions, ...pixels());
+// Draws `source`, recognizes what is there, and shows it. The detectors see at most `longest` pixels.
+async function look(source, width, height, longest = LARGEST) {
+  const whole = pixels(pen, source, width, height, LARGEST);
+  const view = longest < LARGEST ? pixels(small, canvas, whole.width, whole.height, longest) : whole;
+  const faces = await recognize(await sessions, whole.rgb, whole.width, whole.height, view);
   show(faces);
   return faces;
 }
@@ -78,7 +82,7 @@ button.addEventListener("click", async () => {
   await video.play();
   let frames = 0, since = performance.now();
   while (stream) {
-    await look(video, video.videoWidth, video.videoHeight);
+    await look(video, video.videoWidth, video.videoHeight, CAMERA_VIEW);
     frames++;
     const seconds = (performance.now() - since) / 1000;
     if (seconds > 2) {

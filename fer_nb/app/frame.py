@@ -19,16 +19,17 @@ from urllib.parse import urlsplit
 import streamlit as st
 from PIL import Image, ImageDraw
 
-from ..core import COLORS, MODELS, SPLITS, FerError, available_models, load_results, models_dir
+from ..core import COLORS, MODELS, SPLITS, FerError, available_models, emotion_color, load_results, models_dir
 from ..drawing import text_color
 from ..inference import EmotionRecognizer, FaceEmotion
+from ..runtime import model_path, session_emotions, shared_session
 
 # %% auto #0
 __all__ = ['LANGUAGES', 'MIN_FACE_PX', 'asset', 'sentences', 'language', 'tr', 'probability_bars', 'stylesheet', 'thumbnail',
            'to_jpeg', 'data_uri', 'face_card', 'percent_plot', 'svg_image', 'model_metrics', 'model_cost',
-           'model_caption', 'model_title', 'model_choices', 'model_labels', 'model_details', 'from_address',
-           'to_address', 'model_picker', 'get_recognizer', 'inject_css', 'page_header', 'remote_host', 'notices',
-           'escape_markdown', 'show_error', 'page_icon', 'safe_stem', 'to_csv', 'download']
+           'model_caption', 'model_title', 'model_emotions', 'model_choices', 'model_labels', 'model_details',
+           'from_address', 'to_address', 'model_picker', 'get_recognizer', 'inject_css', 'page_header', 'remote_host',
+           'notices', 'escape_markdown', 'show_error', 'page_icon', 'safe_stem', 'to_csv', 'download']
 
 # %% ../../nbs/80_app.ipynb #5e17a3e7
 def asset(
@@ -66,7 +67,7 @@ def probability_bars(
 ) -> str:  # HTML
     "Labelled bars, one for each emotion, in its colour."
     row = '<li><span>{0}</span><i aria-hidden="true" style="--w:{1:.1%};--c:{2}"></i><span>{1:.0%}</span></li>'
-    return f'<ul class="fer-bars">{"".join(row.format(tr(e), p, COLORS[e]) for e, p in probabilities)}</ul>'
+    return f'<ul class="fer-bars">{"".join(row.format(tr(e), p, emotion_color(e)) for e, p in probabilities)}</ul>'
 
 # %% ../../nbs/80_app.ipynb #c24bac57
 def stylesheet() -> str:  # HTML
@@ -113,19 +114,21 @@ def face_card(
     crop: str,  # the thumbnail's `data_uri`
     key: str = "",  # of the face on the page, which links card, box and explanation; empty: no explanation
 ) -> str:  # HTML
-    "One face: its thumbnail, the expression, its probability, the first three bars, and the other four on demand."
-    color, ranked = COLORS[face.emotion], sorted(face.probabilities.items(), key=lambda kv: -kv[1])
+    "One face: its thumbnail, the expression, its probability, the first three bars, and the others on demand."
+    color, ranked = emotion_color(face.emotion), sorted(face.probabilities.items(), key=lambda kv: -kv[1])
     doubt, title = "" if face.is_confident else f"<em>{tr('not sure')}</em>", tr("Face {n}", n=number)
     small = tr("Only {n} pixels wide: a closer photo tells more.", n=face.box[2])
     tiny = f'<p class="fer-note">{small}</p>' if face.box[2] < MIN_FACE_PX else ""
     button = f'<button type="button" data-explain="{key}">{tr("Where did it look?")}</button>'
+    others = f"<details><summary>{tr('All emotions')}</summary>{probability_bars(ranked[3:])}</details>"
+    others = others if ranked[3:] else ""
     more = f'<div class="fer-explain">{button}<div data-explanation="{key}"></div></div>' if key else ""
     return f"""<article class="fer-card" data-face="{key}" aria-label="{title}"
     style="--c:{color};--ink:{text_color(color)}">
 <figure class="fer-crop"><img src="{crop}" alt="{title}"><b aria-hidden="true">{number}</b></figure>
 <div><p class="fer-top"><strong>{tr(face.emotion)}</strong><span>{face.confidence:.0%}</span>{doubt}</p>
 {probability_bars(ranked[:3])}</div>{tiny}
-<details><summary>{tr("All seven")}</summary>{probability_bars(ranked[3:])}</details>{more}</article>"""
+{others}{more}</article>"""
 
 # %% ../../nbs/80_app.ipynb #d0c2880d
 def percent_plot(
@@ -200,10 +203,29 @@ def model_title(
     return MODELS[models[0]].title if len(models) == 1 else "Ensemble"
 
 
+@cache
+def _file_emotions(path: Path, changed: int, size: int) -> tuple[str, ...]:
+    "As `model_emotions`; opening a model takes long, so it is done once for each content of a file."
+    return session_emotions(shared_session(path, 1))
+
+
+def model_emotions(
+    model: str,  # a name of `MODELS`
+) -> tuple[str, ...]:  # empty where its file cannot be read
+    "The emotions that a model tells apart."
+    try:
+        path = model_path(model)
+        at = path.stat()
+        return _file_emotions(path, at.st_mtime_ns, at.st_size)
+    except (FerError, OSError):
+        return ()
+
+
 def model_choices() -> list[tuple[str, ...]]:  # names of `MODELS`: one, or all of them
-    "The models that are here, the default first, and their ensemble where there are several."
+    "The models that are here, the default first, and their ensemble where several tell the same emotions apart."
     names = available_models()
-    return [(name,) for name in names] + ([tuple(names)] if len(names) > 1 else [])
+    several = len(names) > 1 and len({model_emotions(name) for name in names}) == 1
+    return [(name,) for name in names] + [tuple(names)] * several
 
 # %% ../../nbs/80_app.ipynb #4fde8de8
 def model_labels() -> dict[tuple[str, ...], str]:  # a choice -> how the page calls it

@@ -19,7 +19,7 @@ from PIL import Image
 from .frame import asset, get_recognizer, model_choices, tr
 from .photos import CAMERA_NEEDS_HTTPS, take_snapshot, upload_photos
 from .results import show_photos
-from ..core import COLORS, EMOTIONS, FerError, ImageError
+from ..core import FerError, ImageError, emotion_color
 from ..drawing import text_color
 from ..images import load_image
 from ..video.reader import Frame
@@ -166,10 +166,12 @@ def live_data(
     models: tuple[str, ...],  # names of `MODELS`
 ) -> dict:  # as JSON
     "What the script in the browser has to know."
+    recognizer = get_recognizer(models)
+    colors = [emotion_color(emotion) for emotion in recognizer.emotions]
     return {
-        "models": "+".join(models), "threshold": get_recognizer(models).threshold, "emotions": EMOTIONS,
-        "names": [tr(emotion) for emotion in EMOTIONS], "colors": [*COLORS.values()],
-        "inks": [text_color(color) for color in COLORS.values()],
+        "models": "+".join(models), "threshold": recognizer.threshold, "emotions": recognizer.emotions,
+        "names": [tr(emotion) for emotion in recognizer.emotions], "colors": colors,
+        "inks": [text_color(color) for color in colors],
         "texts": {key: tr_js(text) for key, text in LIVE_TEXTS.items()},
         "errors": {key: tr(text) for key, text in CAMERA_ERRORS.items()},
     }  # fmt: skip

@@ -13,7 +13,7 @@ import streamlit as st
 from fer_nb.app.frame import (
     model_choices, model_cost, model_metrics, model_picker, model_title, page_header, percent_plot, svg_image, tr,
 )  # fmt: skip
-from ..core import COLORS, EMOTIONS, MODELS, SPLITS, load_results, models_dir
+from ..core import MODELS, SPLITS, emotion_color, load_results, models_dir
 
 # %% auto #0
 __all__ = ['HUMAN_AGREEMENT', 'HEADS', 'LIMITATIONS', 'interval_bar', 'metrics_table', 'confusion_html', 'confusion_summary',
@@ -64,12 +64,12 @@ def confusion_html(
     row: dict,  # of `model_metrics`
 ) -> str:  # HTML
     "Of a hundred faces of each label, how many get each answer."
-    head = "".join(f'<th scope="col">{tr(emotion)}</th>' for emotion in EMOTIONS)
+    head = "".join(f'<th scope="col">{tr(emotion)}</th>' for emotion in row["per_class"])
     lines = []
-    for i, (emotion, counts) in enumerate(zip(EMOTIONS, row["confusion_matrix"], strict=True)):
+    for i, (emotion, counts) in enumerate(zip(row["per_class"], row["confusion_matrix"], strict=True)):
         cell = '<td class="{}" style="--c:{};--p:{:.0%}">{:.0f}</td>'
         rates = [n / max(sum(counts), 1) for n in counts]
-        cells = (cell.format("hit" if i == j else "", COLORS[emotion], p, 100 * p) for j, p in enumerate(rates))
+        cells = (cell.format("hit" if i == j else "", emotion_color(emotion), p, 100 * p) for j, p in enumerate(rates))
         lines.append(f'<tr><th scope="row">{tr(emotion)}</th>{"".join(cells)}</tr>')
     return f"""<div class="fer-scroll" tabindex="0"><table class="fer-matrix">
 <caption>{tr("Of 100 faces labelled as on the left, so many are answered as above.")}</caption>
@@ -80,10 +80,10 @@ def confusion_summary(
     row: dict,  # of `model_metrics`
 ) -> str:
     "The matrix in words: what is found best and worst, and what the worst is taken for."
-    rates = {e: np.array(n) / max(sum(n), 1) for e, n in zip(EMOTIONS, row["confusion_matrix"], strict=True)}
+    rates = {e: np.array(n) / max(sum(n), 1) for e, n in zip(row["per_class"], row["confusion_matrix"], strict=True)}
     recall = {e: rate[i] for i, (e, rate) in enumerate(rates.items())}
     best, worst = max(recall, key=recall.get), min(recall, key=recall.get)
-    frac, other = max((frac, e) for e, frac in zip(EMOTIONS, rates[worst], strict=True) if e != worst)
+    frac, other = max((frac, e) for e, frac in zip(rates, rates[worst], strict=True) if e != worst)
     words = (
         "Of the faces labelled {best} it recognizes {most}, of those labelled {worst} {least}: "
         "it takes {part} of them for {other}."

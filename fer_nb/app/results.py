@@ -24,13 +24,13 @@ from fer_nb.app.frame import (
 from fer_nb.app.photos import (
     MAX_PHOTO_MB, InputPhoto, expression_gallery, synthetic_photo, take_snapshot, upload_photos,
 )  # fmt: skip
-from ..core import COLORS, EMOTIONS, FerError, ImageError
+from ..core import FerError, ImageError, emotion_color
 from ..drawing import text_color
 from ..images import load_image
-from ..inference import COLUMNS, EmotionRecognizer, FaceEmotion, Result, draw_faces
+from ..inference import EmotionRecognizer, FaceEmotion, Result, draw_faces, result_columns
 
 # %% auto #0
-__all__ = ['MODEL_COLUMNS', 'PhotoResult', 'face_boxes', 'photo_figure', 'recognize_photo', 'photo_key', 'tile_image',
+__all__ = ['PhotoResult', 'face_boxes', 'photo_figure', 'table_columns', 'recognize_photo', 'photo_key', 'tile_image',
            'recognize_photos', 'forget_results', 'show_result', 'show_faces', 'summary', 'photo_grid', 'choose_results',
            'explanation_html', 'explained', 'page_behavior', 'comparison', 'comparison_table', 'annotated_images',
            'downloads', 'code_example', 'show_photos', 'upload_view', 'snapshot_view', 'sample_view']
@@ -61,7 +61,7 @@ def face_boxes(
     for n, face in enumerate(result.faces, 1):
         x, y, w, h = face.box
         place = f"left:{x / width:.2%};top:{y / height:.2%};width:{w / width:.2%};height:{h / height:.2%}"
-        color, unsure = COLORS[face.emotion], "" if face.is_confident else "?"
+        color, unsure = emotion_color(face.emotion), "" if face.is_confident else "?"
         words = f"{tr(face.emotion)}{unsure} {face.confidence:.0%}"
         low = " fer-low" if y < 0.08 * height else ""  # no room above the box: the label stands in it
         boxes.append(
@@ -93,9 +93,14 @@ def photo_figure(
 <figcaption><span role="status">{found} · {tr("model")}: {model}</span>{zoom}</figcaption></figure>"""
 
 # %% ../../nbs/82_app_results.ipynb #f3c75e57
-MODEL_COLUMNS = (*COLUMNS[:1], "model", *COLUMNS[1:])  # of the table: which model said so stands in each row
+def table_columns(
+    face: FaceEmotion,  # as the table's model has its emotions
+) -> tuple[str, ...]:
+    "The columns of a table in which each row says which model it is of."
+    source, *others = result_columns(face.probabilities)
+    return (source, "model", *others)
 
-
+# %% ../../nbs/82_app_results.ipynb #f3c75e58
 def recognize_photo(
     photo: InputPhoto,
     models: tuple[str, ...],  # names of `MODELS`
@@ -108,7 +113,7 @@ def recognize_photo(
             raise ImageError(f"{name} is larger than {MAX_PHOTO_MB} MB. Give a smaller photo.")
         result = replace(get_recognizer(models)(photo.source), source=name)
     except FerError as problem:
-        row = dict.fromkeys(MODEL_COLUMNS) | {"source": name, "model": model, "face": 0, "error": str(problem)}
+        row = {"source": name, "model": model, "face": 0, "error": str(problem)}
         return PhotoResult(photo, [], str(problem), True, [row], {"path": name, "model": model, "error": str(problem)})
     picture, key = Image.fromarray(result.image), photo_key(photo)
     crops = [data_uri(thumbnail(picture, face.box)) for face in result.faces]
@@ -135,7 +140,7 @@ def tile_image(
     left, top = ((length * scale - side) / 2 for length in result.size)
     for face in result.faces:
         x, y, w, h = (length * scale for length in face.box)
-        pen.rectangle((x - left, y - top, x - left + w, y - top + h), outline=COLORS[face.emotion], width=3)
+        pen.rectangle((x - left, y - top, x - left + w, y - top + h), outline=emotion_color(face.emotion), width=3)
     return tile
 
 # %% ../../nbs/82_app_results.ipynb #255430a0
@@ -236,7 +241,8 @@ def choose_results(
     wanted = None
     if len(counts) > 1:
         words = lambda e: f"{tr(e)} {counts[e]}"  # noqa: E731
-        options = [e for e in EMOTIONS if counts[e]]
+        emotions = next(r.faces[0].probabilities for r in results if r.faces)
+        options = [e for e in emotions if counts[e]]
         wanted = st.pills(
             tr("Only photos that show"), options, format_func=words, key="filter", persist_state="session"
         )
@@ -253,13 +259,14 @@ def explanation_html(
     why, key = recognizer.explain(face), '<span class="fer-key" aria-hidden="true" style="--c:{}"></span>'
     orange, blue, emotion = key.format("#E66100"), key.format("#0072B2"), f"<strong>{tr(why.emotion)}</strong>"
     seen = data_uri(Image.fromarray(face.crop).resize((288, 288), Image.Resampling.BICUBIC))
-    left = tr("The face as the model sees it: 48 by 48 gray pixels")
+    side = str(len(face.crop))
+    left = tr("The face as the model sees it: {side} by {side} gray pixels", side=side)
     right = tr("The same face, coloured by what counted for and against {emotion}", emotion=tr(why.emotion))
     words = (
-        "All the model gets is the left picture, 48 × 48 gray pixels. Hiding what is {orange} orange makes it less "
-        "sure of {emotion}; hiding what is {blue} blue makes it surer."
+        "All the model gets is the left picture, {side} × {side} gray pixels. Hiding what is {orange} orange makes it "
+        "less sure of {emotion}; hiding what is {blue} blue makes it surer."
     )
-    words = tr(words, orange=orange, blue=blue, emotion=emotion)
+    words = tr(words, side=side, orange=orange, blue=blue, emotion=emotion)
     return f"""<div class="fer-look"><img src="{seen}" alt="{left}"><img src="{data_uri(why.draw())}" alt="{right}">
 <p>{words}</p></div>"""
 
@@ -300,11 +307,14 @@ def comparison(
     if not faces:
         return []
     crops = np.stack([face.crop for *_, face in faces])
-    answers = {model_title(c): get_recognizer(c).classify(crops) for c in model_choices()}
-    best = lambda probs: (EMOTIONS[int(probs.argmax())], float(probs.max()))  # noqa: E731
-    return [(name, n, {m: best(p[i]) for m, p in answers.items()}) for i, (name, n, _) in enumerate(faces)]
+    answers = {}
+    for choice in model_choices():
+        recognizer = get_recognizer(choice)
+        probs = recognizer.classify(crops)
+        answers[model_title(choice)] = [(recognizer.emotions[p.argmax()], float(p.max())) for p in probs]
+    return [(name, n, {m: best[i] for m, best in answers.items()}) for i, (name, n, _) in enumerate(faces)]
 
-
+# %% ../../nbs/82_app_results.ipynb #3d07cc76
 def comparison_table(
     rows: list[tuple[str, int, dict[str, tuple[str, float]]]],  # of `comparison`
     named: bool = False,  # whether to say which photo a face is in
@@ -315,7 +325,7 @@ def comparison_table(
     for name, number, answers in rows:
         title = tr("Face {n}", n=number) + (f" · {html.escape(name)}" if named else "")
         cell = '<td style="--c:{}"><span class="fer-key"></span> {} {:.0%}</td>'
-        cells = "".join(cell.format(COLORS[e], tr(e), p) for e, p in answers.values())
+        cells = "".join(cell.format(emotion_color(e), tr(e), p) for e, p in answers.values())
         agree = len({e for e, _ in answers.values()}) == 1
         mark = "" if agree else f'<em class="fer-disagree">{tr("they disagree")}</em>'
         lines.append(f'<tr><th scope="row">{title}{mark}</th>{cells}</tr>')
@@ -350,7 +360,7 @@ def downloads(
         name = f"{stem}_faces.{'zip' if several else 'jpg'}"
         words = "Pictures with boxes" if several else "Picture with boxes"
         download(words, lambda: annotated_images(good), name, "image")
-        download("Table (CSV)", to_csv(rows, MODEL_COLUMNS), f"{stem}.csv", "table")
+        download("Table (CSV)", to_csv(rows, table_columns(good[0].faces[0])), f"{stem}.csv", "table")
         text = json.dumps([r.record for r in results], indent=1)
         download("JSON", text, f"{stem}.json", "data_object")
 

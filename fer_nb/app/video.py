@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +23,11 @@ from fer_nb.app.frame import (
 )  # fmt: skip
 from .photos import clear_button, widget_key
 from .results import page_behavior
-from ..core import COLORS, EMOTIONS, FerError
+from ..core import FerError, emotion_color
 from ..video.containers import in_memory_tempdir
-from ..video.tracking import VIDEO_COLUMNS
 from ..video.output import Timeline, video_writer
 from ..video.reader import VideoReader
-from ..video.tracking import track_video
+from ..video.tracking import track_video, video_columns
 
 # %% auto #0
 __all__ = ['VIDEO_TYPES', 'MAX_SECONDS', 'MAX_FRAMES', 'MAX_VIDEO_MB', 'MAX_SHOWN', 'VideoResult', 'analyze_video',
@@ -164,23 +163,25 @@ def timeline_figure(
     row: dict,  # of its `summary`
 ) -> str:  # HTML
     "The probabilities of a face over time, stacked."
-    end, paths = max(timeline.end, timeline.step), dict.fromkeys(EMOTIONS, "")
+    end, paths = max(timeline.end, timeline.step), dict.fromkeys(timeline.emotions, "")
     for start, stop, means in held_spans(timeline, row["track"]):
         x, width, y = 100 * start / end, 100 * (stop - start) / end + 0.05, 0.0
-        for emotion, mean in zip(EMOTIONS, means, strict=True):
+        for emotion, mean in zip(timeline.emotions, means, strict=True):
             paths[emotion] += f"M{x:.2f} {y:.2f}h{width:.2f}v{100 * mean:.2f}h{-width:.2f}z"
             y += 100 * mean
-    strip = svg_image([(path, f'fill="{COLORS[emotion]}"') for emotion, path in paths.items()])
+    strip = svg_image([(path, f'fill="{emotion_color(emotion)}"') for emotion, path in paths.items()])
     words = "over time: mostly {emotion}, from {start} to {end} seconds"
     alt = tr(words, emotion=tr(row["emotion"]), start=f"{row['start']:.1f}", end=f"{row['end']:.1f}")
     seconds, face = [f"{end * i / 4:.1f} s" for i in range(5)], tr("Face {n}", n=row["track"])
     return percent_plot(face, strip, seconds, f"{face} {alt}", "6rem", seconds=end)
 
 # %% ../../nbs/83_app_video.ipynb #ae236126
-def emotion_legend() -> str:  # HTML
+def emotion_legend(
+    emotions: Sequence[str],
+) -> str:  # HTML
     "Which colour is which emotion."
     key = '<li><span class="fer-key" aria-hidden="true" style="--c:{}"></span> {}</li>'
-    return f'<ul class="fer-legend">{"".join(key.format(color, tr(emotion)) for emotion, color in COLORS.items())}</ul>'
+    return f'<ul class="fer-legend">{"".join(key.format(emotion_color(e), tr(e)) for e in emotions)}</ul>'
 
 # %% ../../nbs/83_app_video.ipynb #981f69a9
 def upload_video() -> tuple[str, str, bytes] | None:  # id, name, content
@@ -245,7 +246,7 @@ def show_video(
     models: tuple[str, ...],  # names of `MODELS`
 ):
     "The video with its boxes, who was in it, and what there is to take along."
-    faces = result.timeline.summary()
+    faces, emotions = result.timeline.summary(), result.timeline.emotions
     if result.note:
         st.caption(escape_markdown(result.note))
     left, right = st.columns([3, 2], gap="medium")
@@ -254,21 +255,23 @@ def show_video(
     with right:
         if not faces:
             st.info(tr("No face was seen. Try a video with larger faces, well lit and seen from the front."))
-        st.html("".join(track_summary(row) for row in faces[:MAX_SHOWN]))
+        st.html("".join(track_summary(row, emotions) for row in faces[:MAX_SHOWN]))
     if faces:
-        st.html(emotion_legend() + "".join(timeline_figure(result.timeline, row) for row in faces[:MAX_SHOWN]))
+        strips = (timeline_figure(result.timeline, row) for row in faces[:MAX_SHOWN])
+        st.html(emotion_legend(emotions) + "".join(strips))
     if rest := faces[MAX_SHOWN:]:
         with st.expander(tr("{n} more faces", n=len(rest))):
-            st.html("".join(track_summary(row) + timeline_figure(result.timeline, row) for row in rest))
+            st.html("".join(track_summary(row, emotions) + timeline_figure(result.timeline, row) for row in rest))
     video_downloads(result, faces, models)
     page_behavior([], models)
 
 # %% ../../nbs/83_app_video.ipynb #36033ea1
 def track_summary(
     row: dict,  # of a timeline's summary
+    emotions: Sequence[str],  # the timeline's
 ) -> str:  # HTML
     "What a face in a video showed, on the average."
-    ranked = sorted(((e, row[e]) for e in EMOTIONS), key=lambda kv: -kv[1])
+    ranked = sorted(((e, row[e]) for e in emotions), key=lambda kv: -kv[1])
     words = tr("mostly {emotion}", emotion=tr(row["emotion"]))
     return f"""<div class="fer-track"><p class="fer-top"><strong>{tr("Face {n}", n=row["track"])}</strong>
 <span>{words}, {row["start"]:.1f}–{row["end"]:.1f} s</span></p>{probability_bars(ranked[:3])}</div>"""
@@ -281,8 +284,9 @@ def video_downloads(
 ):
     "The video with boxes, the table, the JSON; they stay in view."
     stem = safe_stem(result.name)
+    columns = ("model", *video_columns(result.timeline.emotions))
     with st.container(horizontal=True, key="downloads"):
         download("Video with boxes", result.video, f"{stem}_faces.webm", "movie")
-        download("Table (CSV)", to_csv(result.rows, ("model", *VIDEO_COLUMNS)), f"{stem}.csv", "table")
+        download("Table (CSV)", to_csv(result.rows, columns), f"{stem}.csv", "table")
         record = dict(video=result.name, model="+".join(models), seconds=round(result.timeline.end, 2), tracks=faces)
         download("JSON", json.dumps(record, indent=1), f"{stem}.json", "data_object")

@@ -20,7 +20,8 @@ from PIL import Image
 
 from ..core import ModelError, available_models, model_info, models_dir
 from ..data.synthetic import draw_face
-from ..faces import crop_face, detect_faces, run_network
+from ..crops import crop_face
+from ..faces import detect_faces, run_network
 from ..inference import EmotionRecognizer, ModelSource, detect_and_crop
 from ..runtime import BATCH_FACES, DEVICES
 
@@ -54,10 +55,11 @@ def bench_photo(
     "How long each step from a photo to its answer takes on this machine; `find_ratio` is find to whole_view."
     photo = bench_image()
     with EmotionRecognizer(model, threads, thorough=thorough) as recognizer:
-        seen = detect_and_crop(photo, thorough=thorough)
+        side = recognizer.classifier.face_size
+        seen = detect_and_crop(photo, thorough=thorough, size=side)
         steps = dict(
             whole_view=lambda: run_network("short", np.asarray(Image.fromarray(photo).resize((128, 96))), 0.5),
-            find=lambda: detect_faces(photo, thorough=thorough), cut=lambda: crop_face(photo, seen.faces[0]),
+            find=lambda: detect_faces(photo, thorough=thorough), cut=lambda: crop_face(photo, seen.faces[0], side),
             classify=lambda: recognizer.classify(seen.crops[:1]), all=lambda: recognizer(photo),
         )  # fmt: skip
         times = {name: round(median_ms(step), 2) for name, step in steps.items()}
