@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("sklearn", reason="evaluation needs the [train] extra")
 pytest.importorskip("fastai", reason="evaluation needs the [train] extra")
@@ -25,7 +26,7 @@ from fer_nb.calibration import (
     fit_temperature,
     stratified_folds,
 )
-from fer_nb.core import EMOTIONS, MODELS, DatasetError, ModelError, available_models, model_info, models_dir
+from fer_nb.core import EMOTIONS, MODELS, DatasetError, ModelError, available_models, load_peers, model_info, models_dir
 from fer_nb.data.dataset import FaceDataset, ReadIssue, Split
 from fer_nb.data.synthetic import draw_face, synthetic_dataset, synthetic_faces
 from fer_nb.evaluation import results
@@ -71,6 +72,8 @@ from fer_nb.evaluation.robustness import (
     stability,
     stratified_subset,
 )
+from fer_nb.export import add_calibration, calibrate, export, onnx_predict, quantize_int8, write_calibrated
+from fer_nb.inference import EmotionRecognizer
 from fer_nb.metrics import (
     METRICS,
     Metric,
@@ -90,7 +93,7 @@ from fer_nb.metrics import (
 )
 from fer_nb.model_api import load_checkpoint, model_recipe
 from fer_nb.plots import plot_robustness, plot_roc_pr
-from fer_nb.prior import adapt_prior, estimate_prior
+from fer_nb.prior import adapt_prior, estimate_prior, reference_prior
 from fer_nb.recipe import override
 from fer_nb.runtime import apply_temperature, tta_views
 from fer_nb.training.checkpoints import file_hash
@@ -257,7 +260,7 @@ def test_calibration_is_never_fitted_on_the_image_it_is_applied_to(monkeypatch):
     probs, labels = guesses()
     seen, halves = [], torch.tensor([[0.5] * 7, [0.0] * 7])
 
-    def fit(logits, labels):
+    def fit(logits, labels, one_temperature):
         seen.append({row.tobytes() for row in logits})
         return halves
 
@@ -735,8 +738,12 @@ def test_tables_of_a_whole_archive(two_models, whole, kept):
 
 
 def test_what_others_reached_is_said_with_its_source():
-    measured, published, _ = published_table().split("\n\n")
-    assert "measured by us" in measured and "published by others" in published
+    measured, times, published, _ = published_table().split("\n\n")
+    assert "measured by us" in measured and "published by others" in published and times.startswith("Times: ")
+    for splits, line in zip(load_peers().values(), measured.splitlines()[2:], strict=True):
+        row = splits["PublicTest"]
+        figures = " / ".join(f"{row[key]:.1%}" for key in ("accuracy", "macro_f1", "ece"))
+        assert line.startswith(f"| {row['library']} | {figures} |")
     for line in published.splitlines()[2:]:
         assert "](https://" in line and "%" in line
 
@@ -785,6 +792,17 @@ def test_a_card_says_what_the_results_say(kept):
     assert "{" not in card and "None" not in card and "nan" not in card
 
 
+def test_a_card_has_its_own_models_flicker(kept, monkeypatch, tmp_path):
+    monkeypatch.setenv("FER_NB_MODELS", str(tmp_path))
+    without = model_card(QUICK, kept, "Words.")
+    half, quarter = ({"large face": dict(pairs=70, one_frame=f, smoothed=f / 2)} for f in (0.5, 0.25))
+    film = dict(faces=10, frames=8, fps=10, noise=2.5, quality=80, smooth=0.3, models={TWO[0]: half, TWO[1]: quarter})
+    (tmp_path / "flicker.json").write_text(json.dumps(film))
+    card = model_card(QUICK, kept, "Words.")
+    assert "50.0% / 25.0%" in card and "25.0% / 12.5%" not in card and "10 faces of PublicTest" in card
+    assert "python docs/flicker.py" in card and "python docs/flicker.py" not in without and "{" not in without
+
+
 def test_front_matter_is_yaml_with_the_figures_of_the_results(kept):
     yaml = pytest.importorskip("yaml")
     front = yaml.safe_load(card_front_matter(QUICK, kept).strip("-\n"))
@@ -824,6 +842,95 @@ def test_without_results_it_says_how_to_get_them(tmp_path, monkeypatch):
     monkeypatch.setenv("FER_NB_MODELS", str(tmp_path))
     with pytest.raises(ModelError, match="fer-nb evaluate --all"):
         results_table()
+
+
+# calibration on other faces
+
+
+@pytest.fixture(scope="module")
+def wrong_model(tmp_path_factory):
+    """Two files of a model that is twice too confident and expects other frequencies, and faces for which this is so.
+
+    The labels are drawn from the shipped model's probabilities, so what is wrong with the files is known.
+    """
+    root, faces = tmp_path_factory.mktemp("wrong"), synthetic_faces(400, seed=11).images
+    tilt, own = np.array([0.8, 0.8, 0, -0.8, 0, 0, -0.4]), np.stack([np.full(7, 2), np.zeros(7)])
+    logits = log_probs(predict_proba(load_predictor(QUICK)[1], faces)) / 2 + tilt  # / 2: every emotion occurs
+    truth = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = (truth.cumsum(1) > np.random.default_rng(0).random((400, 1))).argmax(1)
+    for suffix, name in (("onnx", f"{QUICK}.onnx"), ("pth", f"best_{QUICK}.pth")):
+        write_calibrated(models_dir() / name, root / f"wrong.{suffix}", own, {})
+    split = Split(faces, labels, np.array([f"{i}.png" for i in range(400)]))
+    return root, FaceDataset("mine", {"PublicTest": split}), tilt, truth
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "pth"])
+def test_what_is_wrong_is_found_and_the_file_is_right(wrong_model, suffix, tmp_path):
+    root, mine, tilt, truth = wrong_model
+    report = calibrate(root / f"wrong.{suffix}", mine, tmp_path / f"mine.{suffix}")
+    before, after = report.before, report.after
+    assert after["nll"] < before["nll"] - 0.2 and after["ece"] < before["ece"] / 2
+    assert report.temperature == pytest.approx(4, rel=0.25)
+    offsets = np.array([report.offsets[e] for e in EMOTIONS])
+    assert np.abs(offsets - offsets.mean() - tilt + tilt.mean()).max() < 0.5
+    assert np.corrcoef(offsets, tilt)[0, 1] > 0.9
+    file = tmp_path / f"mine.{suffix}"
+    file = export(file, tmp_path) if suffix == "pth" else file
+    with EmotionRecognizer(file) as recognizer:
+        probs = recognizer.classify(mine["PublicTest"].images)
+        assert np.abs(probs - truth).mean() < 0.03  # the wrong file's are 0.14 away
+        assert recognizer.threshold == pytest.approx(report.threshold, abs=1e-4)
+        on = json.loads(recognizer.metadata["calibrated_on"])
+    assert (on["n"], on["fingerprint"]) == (400, mine.fingerprint) and sum(on["counts"].values()) == 400
+    reference = reference_prior(recognizer.metadata)
+    assert np.allclose(reference, [(on["counts"][e] + 0.5) / 403.5 for e in EMOTIONS])
+
+
+def test_calibrated_twice_is_calibrated(wrong_model, tmp_path):
+    root, mine, *_ = wrong_model
+    for suffix in ("onnx", "pth"):
+        once, twice = tmp_path / f"1.{suffix}", tmp_path / f"2.{suffix}"
+        calibrate(root / f"wrong.{suffix}", mine, once)
+        report = calibrate(once, mine, twice)
+        assert report.temperature == pytest.approx(1, abs=0.15)  # the prior of the offsets counts again
+        a, b = (evaluate(file, mine).probabilities for file in (once, twice))
+        assert 0 < np.abs(a - b).max() < 0.1
+
+
+@pytest.mark.parametrize("few, says", [
+    (slice(99), "There are 99"),
+    (slice(0), "no image"),
+    ("disgust", "disgust 4"),
+])
+def test_too_few_faces_for_a_calibration(wrong_model, few, says, tmp_path):
+    _, mine, *_ = wrong_model
+    faces = mine["PublicTest"]
+    if few == "disgust":
+        few = np.sort(np.r_[np.flatnonzero(faces.labels != 1), np.flatnonzero(faces.labels == 1)[:4]])
+    with pytest.raises(DatasetError, match=says):
+        calibrate(QUICK, FaceDataset("few", {"PublicTest": faces[few]}), tmp_path / "new.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_calibration_that_helps_nobody(wrong_model, tmp_path):
+    _, mine, *_ = wrong_model
+    with pytest.raises(DatasetError, match="synthetic"):
+        calibrate(QUICK, FaceDataset("drawn", mine.splits, synthetic=True), tmp_path / "new.onnx")
+    seen = FaceDataset("seen", {"Training": mine["PublicTest"], "PublicTest": mine["PublicTest"][:150]})
+    trained = tmp_path / "trained.onnx"
+    write_calibrated(models_dir() / f"{QUICK}.onnx", trained, np.stack([np.ones(7), np.zeros(7)]),
+                     {"trained_on": json.dumps({"fingerprint": seen.fingerprint})})
+    for split in ("Training", "all"):
+        with pytest.raises(DatasetError, match="trained on these faces"):
+            calibrate(trained, seen, tmp_path / "new.onnx", split)
+    assert calibrate(trained, seen, tmp_path / "new.onnx").calibrated_on["n"] == 150
+
+
+def test_a_model_of_eight_bits_can_be_calibrated(tmp_path):
+    faces = synthetic_faces(40, seed=3).images
+    small = quantize_int8((models_dir() / f"{QUICK}.onnx").read_bytes(), faces)
+    changed = add_calibration(small, np.stack([np.full(7, 0.5), np.zeros(7)]))
+    assert np.allclose(onnx_predict(changed, faces), apply_temperature(onnx_predict(small, faces), 2), atol=1e-5)
 
 
 # the command
@@ -905,6 +1012,25 @@ def test_votes_on_the_command_line(tmp_path):
     assert refused.exit_code == 2 and "FER+ votes belong to the rows of fer2013.csv" in refused.stderr
 
 
+def test_calibrate_on_the_command_line(wrong_model, tmp_path):
+    _, mine, *_ = wrong_model
+    faces = mine["PublicTest"]
+    for i, (face, label) in enumerate(zip(faces.images, faces.labels, strict=True)):
+        where = tmp_path / "faces" / EMOTIONS[label]
+        where.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(face).save(where / f"{i}.png")
+    out = tmp_path / "mine.onnx"
+    words = QUICK, "--data", tmp_path / "faces", "--split", "all", "--calibrate"
+    found = json.loads(fer_nb(*words, out, "--json").stdout)
+    assert found["file"] == str(out) and set(found["before"]) == set(found["after"])
+    assert found["calibrated_on"]["n"] == 400
+    content = out.read_bytes()
+    refused = fer_nb(*words, out)
+    assert refused.exit_code == 2 and "not overwritten" in refused.stderr and out.read_bytes() == content
+    printed = fer_nb(*words, tmp_path / "other.onnx").stdout
+    assert "cross-fitted" in printed and f"{found['after']['nll']:.3f}" in printed
+
+
 @pytest.mark.parametrize("words, says", [
     (["--split", "PrivateTest"], "It has Training and PublicTest"),
     (["--split", "test"], "PrivateTest"),
@@ -912,6 +1038,11 @@ def test_votes_on_the_command_line(tmp_path):
     (["--all", "custom_cnn"], "--all stands instead of names"),
     (["--all", "--write", "--tta"], "--write measures every split as it is"),
     (["--label-map", "contempt=bored"], "'contempt' cannot mean 'bored'"),
+    (["--calibrate", "new.pth"], "is a .onnx file again"),
+    (["--calibrate", "new.onnx"], "needs 100 faces, 5 of each emotion"),
+    (["--calibrate", "new.onnx", "--tta"], "--calibrate takes one model"),
+    (["--calibrate", "new.onnx", *TWO], "--calibrate takes one model"),
+    (["--calibrate", "new.onnx", "--all"], "--calibrate takes one model"),
     (["custom_cn"], "custom_cnn"),
 ])
 def test_mistakes_are_one_line(folder, words, says):

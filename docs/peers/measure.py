@@ -18,6 +18,7 @@ import numpy as np
 from fer_nb.core import EMOTIONS, atomic_write, models_dir
 from fer_nb.data.load import load_data
 from fer_nb.data.synthetic import synthetic_dataset
+from fer_nb.evaluation.results import cpu_name
 from fer_nb.metrics import ece
 
 HERE = Path(__file__).resolve().parent
@@ -79,7 +80,7 @@ def main():
     for peer in asked.peers or PEERS:
         with tempfile.TemporaryDirectory() as folder:
             row = measure(peer, split.images, split.labels, Path(folder))
-        row |= dict(n=len(split.labels), fingerprint=data.fingerprint)
+        row |= dict(n=len(split.labels), fingerprint=data.fingerprint, processor=cpu_name())
         print(json.dumps({peer: {asked.split: row}}, indent=1), flush=True)
         found.setdefault(peer, {})[asked.split] = row
     if asked.data:

@@ -12,17 +12,17 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
-from ..core import ModelError, atomic_write, markdown_table, model_info, models_dir
-from .results import checked_results, dedup_metric, percent, report_split
+from ..core import ModelError, atomic_write, load_flicker, markdown_table, model_info, models_dir
+from .results import checked_results, dedup_metric, flicker_table, percent, report_split
 from ..metrics import worst_classes
 from ..plots import plot_reliability, plot_robustness
-from ..model_api import load_checkpoint
+from ..model_api import load_checkpoint, load_classifier
 from ..training.checkpoints import recipe_diff
 
 # %% auto #0
 __all__ = ['MANUAL_MARKERS', 'CARD_TEMPLATE', 'manual_section', 'train_command', 'reproduction_steps', 'card_accuracy_table',
            'per_class_table', 'weakness_text', 'robustness_table', 'corruption_confidence_table', 'perturbation_table',
-           'data_caveats', 'model_card', 'write_cards', 'card_front_matter', 'hub_card']
+           'data_caveats', 'model_card', 'write_cards', 'card_front_matter', 'hub_card', 'write_hub_folder']
 
 # %% ../../nbs/65_model_cards.ipynb #3a1c9d42
 #: around what is written by hand in a card
@@ -172,7 +172,7 @@ def model_card(
         **data_caveats(results, name, row),
         accuracy=card_accuracy_table(rows), classes=per_class_table(row), weak=weakness_text(row),
         missing=f" Not in the archive: {', '.join(results['missing'])}." if results["missing"] else "",
-        **_calibration_fields(m, row), **_robustness_fields(m, row, results["robustness_on"]),
+        **_calibration_fields(m, row), **_robustness_fields(m, row, results["robustness_on"]), flicker=_flicker(name),
         reproduction=reproduction_steps(saved) if saved else "Its checkpoint is not here.")
 
 # %% ../../nbs/65_model_cards.ipynb #12d9a6cf
@@ -190,6 +190,12 @@ def _robustness_fields(m: dict, row: dict, subset: dict) -> dict[str, str]:
                 either=f"{spread:.0f}",
                 confidence=corruption_confidence_table(m["corruptions"]) if "corruptions" in m else "Not measured yet.",
                 stability=perturbation_table(m["stability"]) if "stability" in m else "Not measured yet.")
+
+
+def _flicker(name: str) -> str:
+    found = load_flicker()
+    table = flicker_table(found | dict(models={k: v for k, v in found.get("models", {}).items() if k == name}))
+    return table and f"\n\n{table}"
 
 # %% ../../nbs/65_model_cards.ipynb #12d8a6d0
 def write_cards(
@@ -244,3 +250,26 @@ def hub_card(
     if name not in results["models"] or not path.is_file():
         raise ModelError(f"There is no card of {name}. Make it: fer-nb evaluate --all --data fer2013.zip --write")
     return card_front_matter(name, results) + "\n" + path.read_text(encoding="utf-8")
+
+# %% ../../nbs/65_model_cards.ipynb #65100045
+def write_hub_folder(
+    name: str,  # a model with a card and a checkpoint in `models_dir()`
+    out: str | Path,  # folder, made if it is not there
+) -> list[Path]:  # the files written
+    "What a model hub shows and loads: the card as README.md, its pictures, config.json, model.onnx, model.safetensors."
+    from safetensors.torch import save
+
+    card, folder = hub_card(name), models_dir()
+    clf = load_classifier(folder / f"best_{name}.pth")
+    shown = clf.preprocess
+    config = dict(library_name="fer_nb", model=name, image_size=shown.size, num_channels=shown.channels,
+                  face_size=shown.face_size, id2label=dict(enumerate(clf.emotions)))
+    contents = {"README.md": card.encode(), "config.json": json.dumps(config, indent=2).encode(),
+                "model.safetensors": save(clf.state_dict(), {"format": "pt"})}
+    contents |= {picture: (folder / picture).read_bytes() for picture in re.findall(r"\]\((\w+\.png)\)", card)}
+    contents["model.onnx"] = (folder / f"{name}.onnx").read_bytes()
+    Path(out).mkdir(parents=True, exist_ok=True)
+    for file, content in contents.items():
+        with atomic_write(Path(out) / file) as tmp:
+            tmp.write_bytes(content)
+    return [Path(out) / file for file in contents]

@@ -16,8 +16,8 @@ from fastcore.basics import patch
 from scipy.special import softmax
 
 from ..core import EMOTIONS, SPLITS, DatasetError, ModelError, model_info, models_dir
-from ..runtime import open_session, session_emotions, tta_views
-from ..data.dataset import FaceDataset, Split, format_count
+from ..runtime import open_session, session_emotions, session_face_size, tta_views
+from ..data.dataset import SIZE, FaceDataset, Split, format_count
 from ..data.load import load_data, select_emotions
 from ..data.quality import exact_duplicates_in
 from ..metrics import METRICS, bootstrap_ci, compute_metrics, confusion_counts, fraction, mcnemar, per_class_report
@@ -35,6 +35,7 @@ class Predictor:
 
     predict: Callable[[np.ndarray], np.ndarray]  # uint8 [N, H, W] to float32 [N, K]
     emotions: tuple[str, ...]  # K, in the order of its outputs
+    face_size: int = SIZE  # side that faces are reduced to, pixels
 
     def __call__(self, faces: np.ndarray) -> np.ndarray:
         return self.predict(faces)
@@ -48,7 +49,8 @@ def onnx_predictor(
     if not isinstance(model, bytes) and not Path(model).is_file():
         raise ModelError(f"There is no file {model}. Check the name, or train the model: fer-nb train --help")
     session = open_session(model, threads)
-    return Predictor(lambda faces: session.run(["probabilities"], {"faces": faces})[0], session_emotions(session))
+    predict = lambda faces: session.run(["probabilities"], {"faces": faces})[0]  # noqa: E731
+    return Predictor(predict, session_emotions(session), session_face_size(session))
 
 
 def torch_predictor(
@@ -56,7 +58,7 @@ def torch_predictor(
 ) -> Predictor:
     "A checkpoint as a function, its calibration applied."
     clf = load_classifier(path)
-    return Predictor(lambda faces: softmax(clf.logits(faces), axis=1), clf.emotions)
+    return Predictor(lambda faces: softmax(clf.logits(faces), axis=1), clf.emotions, clf.preprocess.face_size)
 
 # %% ../../nbs/60_evaluation.ipynb #939ca35b
 def load_predictor(
@@ -298,7 +300,9 @@ def evaluate(
     ('custom_cnn', 'PublicTest', '...%')
     """
     name, predict = load_predictor(model)
-    data = with_emotions(data if isinstance(data, FaceDataset) else load_data(data, emotions=predict.emotions), predict)
+    if not isinstance(data, FaceDataset):
+        data = load_data(data, size=predict.face_size, emotions=predict.emotions)
+    data = with_emotions(data, predict)
     split = split or default_split(data)
     faces, duplicate = select_split(data, split)
     start = time.perf_counter()

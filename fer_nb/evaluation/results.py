@@ -21,7 +21,7 @@ import torch
 from .. import __version__
 from ..calibration import abstention_threshold, cross_fit_abstention, cross_fit_calibration, ece_null
 from fer_nb.core import (
-    REFERENCE_LIBRARIES, SPLITS, DatasetError, ModelError, default_model, load_results, markdown_table,
+    SPLITS, DatasetError, ModelError, default_model, load_peers, load_results, markdown_table,
 )
 from ..core import atomic_write, available_models, model_info, models_dir
 from ..runtime import open_session, tta_views
@@ -40,7 +40,7 @@ from ..training.checkpoints import file_hash, provenance
 # %% auto #0
 __all__ = ['PUBLISHED_RESULTS', 'cpu_name', 'model_stats', 'metrics_row', 'evaluate_all', 'write_results', 'percent',
            'dedup_metric', 'report_split', 'checked_results', 'accuracy_table', 'cost_table', 'ensemble_note',
-           'results_table', 'stability_table', 'confidence_table', 'published_table']
+           'results_table', 'stability_table', 'flicker_table', 'confidence_table', 'peers_table', 'published_table']
 
 # %% ../../nbs/64_results.ipynb #2af4aa93
 def cpu_name() -> str:
@@ -55,7 +55,8 @@ def model_stats(
     name: str,  # a shipped model
 ) -> dict:  # title, size, channels, ms_per_face, images_per_second, parameters, megabytes, threshold, trained_on
     "What a model is and what it costs: the best of many tries, because whatever else a machine does only adds to it."
-    path, faces = models_dir() / f"{name}.onnx", np.zeros((BATCH, SIZE, SIZE), np.uint8)
+    path, side = models_dir() / f"{name}.onnx", load_predictor(name)[1].face_size
+    faces = np.zeros((BATCH, side, side), np.uint8)
     one, all_cores = (partial(load_predictor(name, threads)[1], faces[:n]) for threads, n in ((1, 1), (None, BATCH)))
     seconds = min(timeit.repeat(one, number=2, repeat=40, timer=time.process_time)) / 2  # its own, on one thread
     batch = min(timeit.repeat(all_cores, number=1, repeat=20))
@@ -344,7 +345,23 @@ def stability_table(
             for m in results["models"].values() for views, v in m["stability"].items()]
     return markdown_table(["labels that change", "views", *names], rows)
 
+# %% ../../nbs/64_results.ipynb #6d0b94e6
+def flicker_table(
+    flicker: dict,  # of `load_flicker`
+) -> str:  # Markdown; nothing where nothing was measured
+    "Which fraction of the labels changes from one frame of a video to the next, while nothing moves."
+    if not flicker.get("models"):
+        return ""
+    names = list(next(iter(flicker["models"].values())))
+    rows = [[model_info(m).title, *(f"{f[n]['one_frame']:.1%} / {f[n]['smoothed']:.1%}" for n in names)]
+            for m, f in flicker["models"].items()]
+    head = ["labels that change from frame to frame", *(f"{name}: each frame alone / smoothed" for name in names)]
+    return markdown_table(head, rows) + (
+        f"\n\n{flicker['faces']} faces of PublicTest, each filmed for {flicker['frames']} frames, "
+        f"{flicker['fps']} a second, with fresh noise (σ {flicker['noise']} of 255) and JPEG {flicker['quality']} in "
+        f"each frame; smoothed over {flicker['smooth']} s, as videos are (`python docs/flicker.py`).")
 
+# %% ../../nbs/64_results.ipynb #6c0c0002
 def confidence_table(
     results: dict,  # of `evaluate_all`
     severity: int = 3,  # 1–5
@@ -380,17 +397,25 @@ PUBLISHED_RESULTS = (
 )
 
 # %% ../../nbs/64_results.ipynb #1b7e4f95
+def peers_table(
+    peers: dict,  # of `load_peers`
+) -> str:  # Markdown
+    "Other libraries on FER2013's own crops, each in the version named."
+    splits = [split for split in SPLITS if any(split in rows for rows in peers.values())]
+    keys, lines = ("accuracy", "macro_f1", "ece"), []
+    for rows in peers.values():
+        figures = (" / ".join(percent(rows[split][key]) for key in keys) if split in rows else "" for split in splits)
+        one = next(iter(rows.values()))
+        lines.append([one["library"], *figures, f"{one['ms']:g}", f"{one['megabytes']:,}"])
+    head = (f"{split}: accuracy / macro F1 / ECE" for split in splits)
+    return markdown_table(["measured by us", *head, "ms/crop", "MB installed"], lines)
+
+
 def published_table() -> str:  # Markdown
-    "Beside `results_table`: three libraries measured on FER2013, and what others publish, with their protocol."
-    three = "{:.1f}% / {:.1f}% / {:.1f}%".format
-    peers = [[name, three(*public), three(*private), f"{dedup:.1f}%", f"{ms:g}", f"{mb:,}"]
-             for name, public, private, dedup, ms, mb in REFERENCE_LIBRARIES]
-    figures = ("PublicTest: accuracy / macro F1 / ECE", "PrivateTest: the same",
-               "PrivateTest without Training's duplicates")
-    head = ["measured by us, once", *figures, "ms/crop", "MB installed"]
-    published = [[name, f"{accuracy}%", *rest] for name, accuracy, *rest in PUBLISHED_RESULTS]
+    "Beside `results_table`: other libraries measured on FER2013, and what others publish, with their protocol."
+    peers, published = load_peers(), [[name, f"{accuracy}%", *rest] for name, accuracy, *rest in PUBLISHED_RESULTS]
+    times = " and ".join(sorted({row["processor"] for rows in peers.values() for row in rows.values()}))
     return "\n\n".join([
-        markdown_table(head, peers),
+        *([peers_table(peers), f"Times: {times}."] if peers else []),
         markdown_table(["published by others", "accuracy", "images", "protocol", "source"], published),
-        "Their times are from two cores of another machine than ours above. "
         "Sampling alone moves a figure on 3,589 images by 1.5 points either way."])

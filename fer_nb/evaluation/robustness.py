@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -43,9 +44,10 @@ def map_images(
 
 def gaussian_blur(
     faces: np.ndarray,  # uint8 [N, H, W]
-    sigma: float,  # pixels
+    sigma: float,  # 48ths of the width: pixels of FER2013
 ) -> np.ndarray:  # uint8 [N, H, W]
     "Faces out of focus."
+    sigma = sigma * faces.shape[-1] / SIZE
     return to_uint8(ndimage.gaussian_filter(faces.astype(np.float32), (0, sigma, sigma)))
 
 
@@ -153,8 +155,13 @@ def corruption_metrics(
                     coverage=float(kept.mean()), selective_accuracy=fraction(correct[kept]))
 
     clean = figures(0, split.images)
-    return {f"{name} ({c.unit})": [clean | dict(severity=c.severities[0])] + [
-                figures(s, c.apply(split.images, s)) for s in c.severities[1:]] for name, c in CORRUPTIONS.items()}
+    rows = {}
+    for name, c in CORRUPTIONS.items():
+        larger = (split.face_size,) if c.severities[0] == SIZE < split.face_size else ()  # 48 px is a corruption then
+        none, *severities = *larger, *c.severities
+        rows[f"{name} ({c.unit})"] = [clean | dict(severity=none)] + [
+            figures(s, c.apply(split.images, s)) for s in severities]
+    return rows
 
 # %% ../../nbs/63_robustness.ipynb #2d5d9e70
 def accuracy_curves(
@@ -185,11 +192,12 @@ def shift(
 
 def zoom(
     faces: np.ndarray,  # uint8 [N, H, W]
-    margin: float,  # cut away on each side, pixels; below 0: added by repeating the border
+    margin: float,  # cut away on each side, 48ths of the width; below 0: added by repeating the border
 ) -> np.ndarray:  # uint8 [N, H, W]
     "Faces cropped a little tighter or wider, at the same size."
-    pad = 2
     height, width = faces.shape[1:]
+    margin = margin * width / SIZE
+    pad = 1 + math.ceil(abs(margin))
     wide = np.pad(faces, ((0, 0), (pad, pad), (pad, pad)), mode="edge")
     box = pad + margin, pad + margin, pad + width - margin, pad + height - margin
     return map_images(wide, lambda face: face.resize((width, height), Image.Resampling.BICUBIC, box=box))
