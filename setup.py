@@ -56,7 +56,7 @@ setup(
     package_dir={"fer_nb.weights": "models"},
     package_data={
         "fer_nb": ["py.typed", *(f"**/*.{kind}" for kind in ("css", "html", "js", "json", "md", "svg"))],
-        "fer_nb.weights": ["*.onnx", "*.md", "results.json", "plan.ini", "runs.csv"],
+        "fer_nb.weights": ["*.onnx", "*.md", "results.json", "peers.json", "plan.ini", "runs.csv"],
     },
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),

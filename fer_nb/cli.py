@@ -17,7 +17,7 @@ from .commands import recognize, training  # noqa: F401  (importing them registe
 from .commands.base import DataOption, ErrorGroup, JsonOption, app, parse_key_values
 from .commands.base import prepare_streams, require_extra
 from .commands.training import SET_HELP
-from .core import MODELS, REFERENCE_LIBRARIES, FerError, available_models, model_info, models_dir
+from .core import MODELS, FerError, available_models, load_peers, model_info, models_dir
 
 # %% auto #0
 __all__ = ['bench', 'SOME_HELP', 'ModelNamesArgument', 'ThreadsOption', 'HOST_HELP', 'HostOption', 'PortOption',
@@ -86,9 +86,10 @@ def cmd_bench_predict(
             typer.echo(line.format(name, search, *steps, f"{r['photos_per_second']:.0f}"))
     if as_json:
         return typer.echo(json.dumps(rows, indent=2))
-    typer.echo("\nother libraries, classify alone, as measured on two cores of another machine:")
-    for name, *_, ms, _ in REFERENCE_LIBRARIES:
-        typer.echo(line.format(name, "", "", "", "", "", ms, "", "").rstrip())
+    if peers := [row for splits in load_peers().values() for row in splits.values()]:
+        typer.echo(f"\nother libraries, classify alone, as measured on {peers[0]['processor']}:")
+    for row in {row["library"]: row for row in peers}.values():
+        typer.echo(line.format(row["library"], "", "", "", "", "", row["ms"], "", "").rstrip())
 
 # %% ../nbs/95_cli.ipynb #b16d2257
 @bench.command("onnx")

@@ -70,3 +70,31 @@ def photos(tmp_path_factory):
     Image.new("RGB", (320, 240), "teal").save(folder / "wall.png")
     (folder / "notes.jpg").write_text("not a photo")
     return folder
+
+
+def tiny_model(path, metadata, inputs="faces", n=7):
+    "A valid ONNX file that gives equal probabilities."
+    onnx = pytest.importorskip("onnx")
+    h = onnx.helper
+    given = h.make_tensor_value_info(inputs, onnx.TensorProto.UINT8, ["N", "H", "W"])
+    gives = h.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, ["N", n])
+    constants = [
+        h.make_tensor("first", onnx.TensorProto.INT64, [1], [0]),
+        h.make_tensor("last", onnx.TensorProto.INT64, [1], [1]),
+        h.make_tensor("seven", onnx.TensorProto.INT64, [1], [n]),
+    ]
+    nodes = [
+        h.make_node("Shape", [inputs], ["shape"]),
+        h.make_node("Slice", ["shape", "first", "last"], ["n"]),
+        h.make_node("Concat", ["n", "seven"], ["wanted"], axis=0),
+        h.make_node(
+            "ConstantOfShape", ["wanted"], ["probabilities"],
+            value=h.make_tensor("value", onnx.TensorProto.FLOAT, [1], [1 / n]),
+        ),
+    ]  # fmt: skip
+    model = h.make_model(
+        h.make_graph(nodes, "tiny", [given], [gives], constants), opset_imports=[h.make_opsetid("", 20)], ir_version=9
+    )
+    h.set_model_props(model, metadata)
+    onnx.save(model, path)
+    return path

@@ -15,7 +15,7 @@ from conftest import FER_NB, fer_nb, one_line
 from PIL import Image
 
 from fer_nb import __version__
-from fer_nb.core import EMOTIONS, MODELS, available_models, models_dir
+from fer_nb.core import EMOTIONS, MODELS, available_models, load_peers, models_dir
 from fer_nb.data.synthetic import draw_face
 
 # the command as a whole
@@ -469,8 +469,10 @@ def test_many_videos_leave_one_table(photos, tmp_path):
     assert "--out" in one_line(fer_nb("video", tmp_path))
 
 
-def test_the_card_of_a_model():
+def test_the_card_of_a_model(tmp_path):
     assert fer_nb("card", "resnet18").stdout.startswith("# ResNet18")
+    assert "model.safetensors" in fer_nb("card", "custom_cnn", "--out", tmp_path / "hub").stdout
+    assert json.loads((tmp_path / "hub" / "config.json").read_text())["image_size"] == 48
     assert "Did you mean" in one_line(fer_nb("card", "resnet"))
 
 
@@ -508,7 +510,8 @@ def test_bench_predict_measures():
     assert all(row[step] > 0 for row in rows for step in steps)
     assert rows[0]["find_ratio"] < rows[1]["find_ratio"]  # in whole views
     said = fer_nb("bench", "predict", available_models()[-1]).stdout
-    assert "photos/s" in said and "fer 25.10.3" in said
+    assert "photos/s" in said and load_peers()
+    assert all(row["PublicTest"]["library"] in said for row in load_peers().values())
 
 
 def test_bench_onnx_compares_with_pytorch():

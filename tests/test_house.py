@@ -238,12 +238,13 @@ def test_what_is_the_same_and_what_is_not():
         ("accuracy 67.1%", "accuracy 67.1%"), ("3.1 ms a face", "12.7 ms a face"), ("71 images/s", "90 images/s"),
         ("in /tmp/tmpab12cd34/a.csv", "in /home/me/x/a.csv"), ("<T at 0x7f0a12345678>", "<T at 0x7f0b12345678>"),
         ("0.1234", "0.1235"), ("took 12 s", "took 9 s"), ("gap 3e-07", "gap 8e-07"), ("(raylet) 8 workers", ""),
-        ("| a  | 3.1 |", "| a | 3.1 |"),
+        ("| a  | 3.1 |", "| a | 3.1 |"), ("0.52931517", "0.52931529"), ("0.99931", "1.00012"),
     ):  # fmt: skip
         assert runner.same(old, new), (old, new)
     for old, new in (
         ("accuracy 67.1%", "accuracy 68.9%"), ("28,709 faces", "28,708 faces"), ("happy", "sad"), ("a\nb", "a"),
         ("epoch 3 of 9", "epoch 4 of 9"), ("Kept in /tmp/a.csv", "Kept in /tmp/b.csv"), ("", "a warning"),
+        ("0.52931517", "0.52831529"),
     ):  # fmt: skip
         assert not runner.same(old, new), (old, new)
     assert runner.same("accuracy 67.1%", "accuracy 68.9%", numbers=False)
@@ -259,6 +260,7 @@ def test_a_stale_cell_is_found_and_a_fresh_one_is_not(tmp_path):
         cell("fresh000", "print(2 + 2)", "4\n"), cell("stale000", "print('a dog')", "a cat\n"),
         cell("timed000", "import time; print(f'{time.time():.1f} seconds')", "1.5 seconds\n"),
         cell("speed000", "print(time.time())", "1.5\n"),
+        cell("trains00", "def train(n): return n\nloss = train(2)", ""), cell("chaos000", "print(loss)", "3\n"),
         cell("silent00", "#| eval: false\nprint('never')", "yesterday\n"),
     ]  # fmt: skip
     cells[3]["metadata"] = {"tags": ["measured"]}
@@ -268,5 +270,6 @@ def test_a_stale_cell_is_found_and_a_fresh_one_is_not(tmp_path):
     done = subprocess.run([sys.executable, runner.__file__, file], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1 and "-a cat" in done.stdout and "+a dog" in done.stdout, done.stdout + done.stderr
     assert "1 outputs are stale" in done.stdout and "fresh000" not in done.stdout
+    assert runner.chaotic_cells(cells) == {"trains00", "chaos000"}
     subprocess.run([sys.executable, runner.__file__, "--write", file], check=True, capture_output=True, cwd=ROOT)
     assert subprocess.run([sys.executable, runner.__file__, file], capture_output=True, cwd=ROOT).returncode == 0

@@ -27,7 +27,7 @@ __all__ = ['UsageError', 'app', 'VersionOption', 'ONE_MODEL_HELP', 'MODEL_HELP',
            'ModelArgument', 'ModelOption', 'TtaOption', 'ThresholdOption', 'MinFaceOption', 'EMOTIONS_HELP',
            'CROP_HELP', 'PRIOR_HELP', 'DEVICE_HELP', 'EmotionsOption', 'CropOption', 'PriorOption', 'DeviceOption',
            'ErrorGroup', 'file_error', 'about', 'require_extra', 'parse_key_values', 'parse_label_maps',
-           'parse_emotions', 'parse_prior_option', 'replace_unencodable', 'prepare_streams']
+           'parse_emotions', 'parse_prior_option', 'common_input', 'replace_unencodable', 'prepare_streams']
 
 # %% ../../nbs/92_commands.ipynb #48250e3f
 UsageError: Any = typer.BadParameter.__base__  # click's, or that of the copy of click inside typer
@@ -167,6 +167,18 @@ def parse_prior_option(
         return {name.strip(): float(value) for name, value in values.items()}
     except ValueError:
         raise FerError(f"--prior takes numbers, as happy=0.4, not '{text}'.") from None
+
+# %% ../../nbs/92_commands.ipynb #6c0b0001
+def common_input(
+    names: list[str],  # models
+) -> dict[str, Any]:  # `size` (pixels) and `emotions` of `load_data`
+    "How faces are read for some models; different label sets are a `FerError`, before anything is read."
+    with require_extra("train"):
+        from fer_nb.evaluation.evaluate import load_predictor
+    predictors = [load_predictor(name)[1] for name in names]
+    if len({predict.emotions for predict in predictors}) > 1:
+        raise FerError("These models tell apart different emotions. Evaluate those of one label set at a time.")
+    return dict(size=max(predict.face_size for predict in predictors), emotions=predictors[0].emotions)
 
 # %% ../../nbs/92_commands.ipynb #f4cd0605
 def replace_unencodable(

@@ -170,12 +170,12 @@ def cmd_predict(
     engine: EngineOption = None,
 ) -> None:
     "Name the expression of every face in photos."
-    settings: dict[str, Any] = dict(model=model or None, min_face=min_face, tta=tta, threshold=threshold)
-    more = dict(crop=crop, prior=parse_prior_option(prior), device=device)
+    settings: dict[str, Any] = dict(model=model or None, min_face=min_face, tta=tta, threshold=threshold, crop=crop)
+    more = dict(prior=parse_prior_option(prior), device=device)
     form = "json" if as_json else "jsonl" if json_lines else "text"
     if engine:
-        if engine != "ray" or not table or annotate or form != "text" or crop != "detect" or prior or workers > 1:
-            raise FerError("Very many photos: --engine ray --out DIR, and no other output, --crop, --prior, --workers.")
+        if engine != "ray" or not table or annotate or form != "text" or prior or workers > 1:
+            raise FerError("Very many photos: --engine ray --out DIR, and no other output, --prior or --workers.")
         failed = predict_on_ray(paths, table, resume, settings)
     else:
         failed = predict_here(paths, form, table, resume, annotate, settings | more, workers)
@@ -232,17 +232,18 @@ def predict_here(
     "Read photos, and pass each result on at once."
     from tqdm import tqdm
 
-    from fer_nb.inference import COLUMNS, EmotionRecognizer
+    from fer_nb.inference import EmotionRecognizer
 
     if workers > 1 and settings["prior"] == "em":
         raise FerError("--prior em learns from one photo after the other. Leave out --workers.")
-    before = rows_before(table, resume, COLUMNS)
-    photos, root = photos_to_do(paths, annotate, {row["source"] for row in before})
     form = "" if form == "text" and (table or annotate) else form
     make = partial(EmotionRecognizer, **settings)
     with ExitStack() as stack:
         recognizer = stack.enter_context(make())
-        add_rows = stack.enter_context(appending_table(table, COLUMNS, before)) if table else lambda rows: None
+        columns = recognizer.columns
+        before = rows_before(table, resume, columns)
+        photos, root = photos_to_do(paths, annotate, {row["source"] for row in before})
+        add_rows = stack.enter_context(appending_table(table, columns, before)) if table else lambda rows: None
         show = stack.enter_context(printing_results(recognizer.model, form))
         reports = report_all(recognizer, make, photos, annotate, root, workers)
         bar = tqdm(reports, total=len(photos), unit="photo", disable=True if form else None)  # None: in a terminal
@@ -396,7 +397,7 @@ def follow_faces(
 
     with ExitStack() as stack:
         show = stack.enter_context(video_writer(video_out, frames)) if video_out else lambda result: None
-        add_rows = stack.enter_context(frame_table(table)) if table else lambda rows: None
+        add_rows = stack.enter_context(frame_table(table, recognizer.emotions)) if table else lambda rows: None
         total = frames.frame_count and -(-frames.frame_count // frames.stride)
         try:
             for result in tqdm(track_video(frames, recognizer, smooth), total=total, unit="frame", disable=None):
@@ -413,11 +414,12 @@ def follow_faces(
 @contextmanager
 def frame_table(
     path: Path,
+    emotions: tuple[str, ...],  # the model's
 ) -> Iterator[AddRows]:
     "Inside, a function that adds rows to a table; the file is complete or not there."
-    from fer_nb.video.tracking import VIDEO_COLUMNS
+    from fer_nb.video.tracking import video_columns
 
-    with atomic_write(path) as part, write_table(part, VIDEO_COLUMNS) as add_rows:
+    with atomic_write(path) as part, write_table(part, video_columns(emotions)) as add_rows:
         yield add_rows
 
 

@@ -14,7 +14,7 @@ import typer
 
 from fer_nb.commands.base import (
     DataOption, EmotionsOption, JsonOption, LabelMapOption, ModelArgument, SplitMapOption, TtaOption, app,
-    parse_emotions, parse_key_values, parse_label_maps, require_extra,
+    common_input, parse_emotions, parse_key_values, parse_label_maps, require_extra,
 )
 from ..core import MEASURE_HINT, MODELS, FerError, RecipeError, available_models, default_model
 from ..core import model_info, models_dir
@@ -25,10 +25,10 @@ __all__ = ['LAYOUTS_HELP', 'TO_HELP', 'DROP_HELP', 'CROP_HELP', 'DETECT_HELP', '
            'SizeOption', 'InitOption', 'SettingsOption', 'OutOption', 'SeedOption', 'ResumeOption', 'MinutesOption',
            'NoteOption', 'VIEWS_HELP', 'BankOption', 'TEACHERS_HELP', 'TeachersArgument', 'PLAN_HELP', 'STAGE_HELP',
            'RunsArgument', 'BenchOption', 'MODELS_HELP', 'SPLIT_NAMES_HELP', 'VOTES_HELP', 'WRITE_HELP',
-           'ModelsArgument', 'SplitOption', 'VotesOption', 'THRESHOLD_DATA_HELP', 'cmd_data', 'convert_data',
-           'report_data', 'write_html', 'crop_data', 'cmd_train', 'train_and_export', 'cmd_recipe', 'cmd_bank',
-           'cmd_reproduce', 'cmd_average', 'cmd_runs', 'cmd_models', 'cmd_card', 'cmd_evaluate', 'write_evaluations',
-           'print_evaluations', 'cmd_export']
+           'CALIBRATE_HELP', 'ModelsArgument', 'SplitOption', 'VotesOption', 'CalibrateOption', 'THRESHOLD_DATA_HELP',
+           'cmd_data', 'convert_data', 'report_data', 'write_html', 'crop_data', 'cmd_train', 'train_and_export',
+           'cmd_recipe', 'cmd_bank', 'cmd_reproduce', 'cmd_average', 'cmd_runs', 'cmd_models', 'cmd_card',
+           'cmd_evaluate', 'write_evaluations', 'print_evaluations', 'cmd_export']
 
 # %% ../../nbs/93_commands_training.ipynb #4f0a68f5
 LAYOUTS_HELP = "FER2013, FER+, RAF-DB, AffectNet, ExpW, CK+, JAFFE or KDEF; folders of emotions; a table of images."
@@ -59,7 +59,7 @@ def cmd_data(
     as_json: JsonOption = False,
 ) -> None:
     "What is in a data set: counts, duplicates, conflicts, files that cannot be read; or write it in another layout."
-    from fer_nb.data.load import load_data
+    from fer_nb.data.load import MAX_SIZE, SIZE, load_data
 
     if bool(to) + crop != (out is not None) or (drop and not to):
         raise FerError("--to and --crop need a folder: fer-nb data PATH OUT --to folder, or --crop. --drop needs --to.")
@@ -67,7 +67,7 @@ def cmd_data(
         raise FerError("--to and --crop leave no report. Give --html and --detect alone: fer-nb data OUT --html FILE.")
     maps = {"emotions": parse_emotions(emotions), **parse_label_maps(label_map, split_map)}
     if crop and out: return crop_data(path, out, maps, as_json)
-    faces = load_data(path, **maps)
+    faces = load_data(path, size=SIZE if to in (None, "csv") else MAX_SIZE, **maps)
     if to and out:
         return convert_data(faces, out, to, drop, as_json)
     found = report_data(faces, detect)
@@ -120,9 +120,6 @@ def write_html(
 
     write_html_report(faces, file, report)
     typer.echo(f"Written: {file}", err=True)
-
-# %% ../../nbs/93_commands_training.ipynb #56e9aa29
-#| export
 
 # %% ../../nbs/93_commands_training.ipynb #5bbb0e06
 def crop_data(
@@ -201,12 +198,12 @@ def train_and_export(
 ) -> None:
     "Train, and export what came of it; a wrong setting is an error before the data is read."
     with require_extra("train"):
-        from fer_nb.data.load import load_data
+        from fer_nb.data.load import load_data, useful_size
         from fer_nb.export import export
         from fer_nb.model_api import model_recipe
         from fer_nb.training.learner import train as run
-    model_recipe(model, **changes)
-    faces = load_data(data, **maps)
+    recipe = model_recipe(model, **changes)
+    faces = load_data(data, size=useful_size(recipe.size), **maps)
     if result := run(model, faces, out=out, log=typer.echo, **options, **changes):
         typer.echo(result)
         file = export(out / f"best_{model}.pth", public=faces["PublicTest"])
@@ -244,8 +241,12 @@ def cmd_bank(
     "The teachers' answers for views of each Training face, in one file: for train --set teachers=FILE."
     with require_extra("train"):
         from fer_nb.data.load import load_data
+        from fer_nb.model_api import load_classifier
         from fer_nb.training.distillation import make_bank
-    make_bank(checkpoints, load_data(data), views, log=typer.echo, **parse_key_values(settings)).save(out)
+    teachers = [load_classifier(file) for file in checkpoints]
+    size, emotions = max(clf.preprocess.face_size for clf in teachers), teachers[0].emotions
+    faces = load_data(data, size=size, emotions=emotions)
+    make_bank(checkpoints, faces, views, log=typer.echo, **parse_key_values(settings)).save(out)
     typer.echo(f"{out}: fer-nb train MODEL --set teachers={out}")
 
 
@@ -276,8 +277,11 @@ def cmd_average(
     "The average of the weights of several trainings of one model (a model soup), as a checkpoint."
     with require_extra("train"):
         from fer_nb.data.load import load_data
+        from fer_nb.model_api import load_classifier
         from fer_nb.training.checkpoints import average_checkpoints
-    typer.echo(average_checkpoints(checkpoints, load_data(data), out))
+    clf = load_classifier(checkpoints[0])
+    faces = load_data(data, size=clf.preprocess.face_size, emotions=clf.emotions)
+    typer.echo(average_checkpoints(checkpoints, faces, out))
 
 # %% ../../nbs/93_commands_training.ipynb #121d9c3d
 RunsArgument = Annotated[list[Path] | None, typer.Argument(metavar="[DIR]...", help="Folders that --out named.")]
@@ -329,9 +333,15 @@ def cmd_models(
 @app.command("card")
 def cmd_card(
     model: ModelArgument,
+    out: Annotated[Path | None, typer.Option(help="A folder for Hugging Face: card, config.json, weights.")] = None,
 ) -> None:
     "The card of a model: what it was made from, how good it is, where it fails."
     model_info(model)
+    if out:
+        from fer_nb.evaluation.cards import write_hub_folder
+
+        files = [file.name for file in write_hub_folder(model, out)]
+        return typer.echo(f"Kept in {out}: {', '.join(files)}")
     card = models_dir() / f"{model}.md"
     if not card.is_file():
         raise FerError(f"There is no card {card}. Write it: {MEASURE_HINT}")
@@ -342,10 +352,12 @@ MODELS_HELP = f"{', '.join(MODELS)}, a checkpoint .pth or an exported .onnx; wit
 SPLIT_NAMES_HELP = "Training, PublicTest (if there is one, else all), PrivateTest; test: the last two; all: everything."
 VOTES_HELP = "FER+'s fer2013new.csv, with fer2013.csv as the data: which errors are on ambiguous labels."
 WRITE_HELP = "With --all: measure all splits, and write models/results.json and the model cards."
+CALIBRATE_HELP = "Fit temperature and offsets of one model on these faces, and write it with them to the new FILE."
 
 ModelsArgument = Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help=MODELS_HELP)]
 SplitOption = Annotated[str | None, typer.Option(metavar="SPLIT", help=SPLIT_NAMES_HELP)]
 VotesOption = Annotated[Path | None, typer.Option(metavar="CSV", help=VOTES_HELP)]
+CalibrateOption = Annotated[Path | None, typer.Option(metavar="FILE", help=CALIBRATE_HELP)]
 
 # %% ../../nbs/93_commands_training.ipynb #81f49c78
 @app.command("evaluate")
@@ -359,6 +371,7 @@ def cmd_evaluate(
     tta: TtaOption = False,
     all_models: Annotated[bool, typer.Option("--all", help="All models that are available.")] = False,
     write: Annotated[bool, typer.Option("--write", help=WRITE_HELP)] = False,
+    calibrate: CalibrateOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: of several models a list.")] = False,
 ) -> None:
     "Measure models on labeled faces: accuracy with its interval, each emotion, calibration, duplicates left out."
@@ -366,14 +379,16 @@ def cmd_evaluate(
         raise FerError("--all stands instead of names, and --write needs --all. Give one or the other.")
     if write and (votes or label_map or split_map or split or tta):
         raise FerError("--write measures every split as it is. Leave out --split, --tta, the maps and --votes.")
+    if calibrate and (all_models or len(models or []) > 1 or tta or votes):
+        raise FerError("--calibrate takes one model and each face once. Leave out other models, --all, --tta, --votes.")
     with require_extra("train"):
         from fer_nb.data.load import load_data
-        from fer_nb.evaluation.evaluate import load_predictor
+        from fer_nb.export import calibrate as fit
     names = available_models() if all_models else models or [default_model()]
-    label_sets = {load_predictor(name)[1].emotions for name in names}  # what is wrong is said before the data is read
-    if len(label_sets) > 1:
-        raise FerError("These models tell apart different emotions. Evaluate those of one label set at a time.")
-    faces = load_data(data, votes, emotions=label_sets.pop(), **parse_label_maps(label_map, split_map))
+    faces = load_data(data, votes, **common_input(names), **parse_label_maps(label_map, split_map))
+    if calibrate:
+        report = fit(names[0], faces, calibrate, split)
+        return typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else report)
     write_evaluations(faces, as_json) if write else print_evaluations(names, faces, split, tta, as_json)
 
 # %% ../../nbs/93_commands_training.ipynb #c744abbe
@@ -428,6 +443,7 @@ def cmd_export(
         from fer_nb.export import export
         from fer_nb.model_api import load_classifier
     for checkpoint in checkpoints:
-        emotions = load_classifier(checkpoint).emotions
-        public = load_data(data, emotions=emotions)["PublicTest"] if data else None
+        clf = load_classifier(checkpoint)
+        how = dict(size=clf.preprocess.face_size, emotions=clf.emotions)
+        public = load_data(data, **how)["PublicTest"] if data else None
         typer.echo(export(checkpoint, out, public=public))
