@@ -93,7 +93,9 @@ class PixelSpool:
     "The images of one split while they are read."
 
     def __init__(self):
-        self.sides, self.pixels, self.file = [], bytearray(), None
+        self.sides: list[int] = []
+        self.pixels: list[bytes] = []  # of the images that are in memory
+        self.size, self.file = 0, None  # bytes in memory
 
     def append(
         self,
@@ -101,16 +103,17 @@ class PixelSpool:
     ) -> None:
         "Keep one more image."
         self.sides.append(len(image))
-        self.pixels.extend(image.tobytes())
-        if len(self.pixels) > SPOOL_BYTES:
+        self.pixels.append(image.tobytes())
+        self.size += image.size
+        if self.size > SPOOL_BYTES:
             self.flush()
 
     def flush(self) -> None:
         "Move the images that are in memory to the file."
         self.file = self.file or tempfile.TemporaryFile()
-        self.file.write(self.pixels)
+        self.file.writelines(self.pixels)
         self.file.flush()
-        self.pixels = bytearray()
+        self.pixels, self.size = [], 0
 
 # %% ../../nbs/07_decode.ipynb #4590c1c7
 def resize_square(
@@ -131,7 +134,8 @@ def spooled_array(
     "The images of a spool as one array, all with the same side."
     if spool.file:
         spool.flush()
-    spooled = np.memmap(spool.file, np.uint8, "r") if spool.file else np.frombuffer(spool.pixels, np.uint8)
+    in_memory = np.frombuffer(bytearray().join(spool.pixels), np.uint8)
+    spooled = np.memmap(spool.file, np.uint8, "r") if spool.file else in_memory
     sides, shape = np.array(spool.sides), (len(order), side, side)
     if (sides == side).all():
         images = spooled.reshape(shape)
