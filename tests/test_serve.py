@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -56,7 +57,8 @@ class Server:
         words = [sys.executable, "-c", START % (MODEL, limits)]
         self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
         self.port = int(re.search(r":(\d+) ", self.process.stderr.readline())[1])
-        os.set_blocking(self.process.stderr.fileno(), False)
+        # a full pipe would stop the service after some hundred lines
+        threading.Thread(target=self.process.stderr.read, daemon=True).start()
 
     def __enter__(self):
         return self
@@ -145,9 +147,10 @@ def test_every_good_request_is_answered_right_whatever_else_is_asked(photos):
     with Server() as server:
         asyncio.run(ask(server.port, *(request(content) for content, _ in photos)))
         memory = server.memory()
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         counts = np.sum(asyncio.run(clients(server.port)), 0)
-        rate, (p50, p99) = counts[0] / (time.perf_counter() - start), np.percentile(seconds, (50, 99))
+        took, asking = time.perf_counter() - start, time.process_time() - cpu
+        rate, (p50, p99) = counts[0] / took, np.percentile(seconds, (50, 99))
         print(f"{rate:.1f} photos a second, p50 {p50:.2f} s, p99 {p99:.2f} s, "
               f"{memory:.0f} MB before, {server.memory():.0f} after")  # fmt: skip
         assert counts.sum() == ASKED // 50 * 50 and counts[1] > 0
@@ -157,9 +160,10 @@ def test_every_good_request_is_answered_right_whatever_else_is_asked(photos):
         batches, faces = (re.search(rf"^fer_batch_faces_{word} (\S+)", metrics, re.M)[1] for word in ("count", "sum"))
         assert float(faces) > float(batches)  # some shared a batch
     after = library()
-    print(f"{before:.1f} and {after:.1f} photos a second by the library itself")
+    left = 1 - asking / took / os.cpu_count()  # of the processor, by the clients
+    print(f"{before:.1f} and {after:.1f} photos a second by the library itself; the clients left {left:.1%}")
     least = 0.85 if os.environ.get("FUZZ") else 0.5  # other tests may run beside this one
-    assert rate > least * (before + after) / 2
+    assert rate > least * left * (before + after) / 2
 
 
 def test_the_slow_and_the_gone_leave_nothing_behind(photos):

@@ -193,7 +193,7 @@ def evaluation_caption(
     count = f"{row['n']:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")  # the same in every language
     parts = [tr("Measured on the {n} faces of FER2013's {split}.", n=count, split=row["split"])]
     if row["split"] == SPLITS[1]:
-        parts.append(tr("The epoch was chosen on them, so this flatters a little."))
+        parts.append(tr("Recipes and calibration were chosen on them, so this flatters a little."))
     else:
         parts.append(tr("No choice has seen them."))
     if less := row.get("without_exact_duplicates"):
