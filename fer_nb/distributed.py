@@ -236,7 +236,7 @@ class RunSummary:
     errors: int  # images that could not be read
 
     def __str__(self) -> str:
-        return f"{self.photos} pictures, {self.faces} faces, {self.errors} not readable: {self.folder}/predictions"
+        return f"{self.photos:,} pictures, {self.faces:,} faces, {self.errors:,} unreadable: {self.folder}/predictions"
 
 
 def summarize_output(

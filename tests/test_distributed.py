@@ -103,7 +103,7 @@ def test_a_run_that_is_killed_goes_on(photos, alone, tmp_path):
     before = len(list(tmp_path.glob("predictions/*.parquet")))
     again = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert again.returncode == 1, again.stderr  # two files are no pictures
-    assert again.stdout.startswith(f"{NAMES + 2:,} pictures, {NAMES:,} faces, 2 not readable: ") and not again.stderr
+    assert again.stdout.startswith(f"{NAMES + 2:,} pictures, {NAMES:,} faces, 2 unreadable: ") and not again.stderr
     assert len(list(tmp_path.glob("predictions/*.parquet"))) > before
     check(tmp_path, photos, alone)
     refused = subprocess.run(command, capture_output=True, text=True)

@@ -147,10 +147,9 @@ def test_every_good_request_is_answered_right_whatever_else_is_asked(photos):
     with Server() as server:
         asyncio.run(ask(server.port, *(request(content) for content, _ in photos)))
         memory = server.memory()
-        start, cpu = time.perf_counter(), time.process_time()
+        start = time.perf_counter()
         counts = np.sum(asyncio.run(clients(server.port)), 0)
-        took, asking = time.perf_counter() - start, time.process_time() - cpu
-        rate, (p50, p99) = counts[0] / took, np.percentile(seconds, (50, 99))
+        rate, (p50, p99) = counts[0] / (time.perf_counter() - start), np.percentile(seconds, (50, 99))
         print(f"{rate:.1f} photos a second, p50 {p50:.2f} s, p99 {p99:.2f} s, "
               f"{memory:.0f} MB before, {server.memory():.0f} after")  # fmt: skip
         assert counts.sum() == ASKED // 50 * 50 and counts[1] > 0
@@ -160,10 +159,9 @@ def test_every_good_request_is_answered_right_whatever_else_is_asked(photos):
         batches, faces = (re.search(rf"^fer_batch_faces_{word} (\S+)", metrics, re.M)[1] for word in ("count", "sum"))
         assert float(faces) > float(batches)  # some shared a batch
     after = library()
-    left = 1 - asking / took / os.cpu_count()  # of the processor, by the clients
-    print(f"{before:.1f} and {after:.1f} photos a second by the library itself; the clients left {left:.1%}")
+    print(f"{before:.1f} and {after:.1f} photos a second by the library itself")
     least = 0.85 if os.environ.get("FUZZ") else 0.5  # other tests may run beside this one
-    assert rate > least * left * (before + after) / 2
+    assert rate > least * (before + after) / 2
 
 
 def test_the_slow_and_the_gone_leave_nothing_behind(photos):
