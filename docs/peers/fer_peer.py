@@ -5,7 +5,7 @@ import time
 
 import cv2
 import numpy as np
-from fer import FER
+from fer.fer import FER
 
 crops = np.fromfile(sys.argv[2], np.uint8).reshape(-1, 48, 48)
 detector, answers = FER(), []
