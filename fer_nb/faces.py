@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 import os
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageStat
 
 from .core import ModelError, after_fork, models_dir, shipped_dir, system_libraries
 from .images import ImageSource, load_image
@@ -22,12 +24,15 @@ from .runtime import choose_devices, start_session
 if TYPE_CHECKING:
     import onnxruntime
 
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
 # %% auto #0
 __all__ = ['NETWORKS', 'MAX_TILE', 'TILE_OVERLAP', 'FACE_PIXELS', 'USUAL_MIN_FACE', 'CLOSE_UP', 'CANDIDATE', 'CLOSE_UPS',
            'CONFIRMED', 'CONFIRMED_TURNED', 'LARGE', 'CLOSER_UPS', 'CONFIRMED_LARGE', 'WHOLE_VIEW', 'Face',
            'detector_session', 'run_network', 'Window', 'shrink_to', 'reduce_by', 'pad_border', 'rotate_quarters',
-           'tiles', 'pyramid', 'intersection_over_min', 'nms', 'align_window', 'surest', 'confirm', 'FaceSearch',
-           'whole_view', 'search', 'to_face', 'detect_faces']
+           'tiles', 'pyramid', 'intersection_over_min', 'nms', 'align_window', 'surest', 'confirm', 'counted',
+           'side_by_side', 'FaceSearch', 'whole_view', 'search', 'to_face', 'detect_faces']
 
 # %% ../nbs/70_faces.ipynb #89e6b561
 @dataclass(frozen=True)
@@ -55,12 +60,13 @@ NETWORKS = {"short": 16, "full": 32}
 _sessions: dict[str, Any] = {}
 _opening = threading.Lock()
 _slots = threading.BoundedSemaphore(os.cpu_count() or 1)  # a session keeps the memory of all runs at once
+_searches = 0  # pictures searched at this moment
 
 
 def _renew() -> list[Any]:
-    "In a forked process: no lock is held, no network is open."
-    global _opening, _sessions, _slots
-    before, _sessions, _opening = _sessions, {}, threading.Lock()
+    "In a forked process: no lock is held, no network is open, nothing is searched."
+    global _opening, _sessions, _slots, _searches
+    before, _sessions, _opening, _searches = _sessions, {}, threading.Lock(), 0
     _slots = threading.BoundedSemaphore(os.cpu_count() or 1)
     return [before]
 after_fork(_renew)
@@ -309,6 +315,31 @@ def confirm(
     return face if face[16] >= least else None
 
 # %% ../nbs/70_faces.ipynb #7eb1ad08
+@contextmanager
+def counted() -> Iterator[None]:
+    "While a picture is searched: others leave it its share of the cores."
+    global _searches
+    with _opening:
+        _searches += 1
+    try:
+        yield
+    finally:
+        with _opening:
+            _searches -= 1
+
+
+def side_by_side(
+    function: Callable[[_T], _R],
+    items: Sequence[_T],
+) -> list[_R]:
+    "`map` on the cores that other searches leave; one item, or one core, needs no further thread."
+    threads = min((os.cpu_count() or 1) // max(_searches, 1), len(items))
+    if threads < 2:
+        return list(map(function, items))
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, items))
+
+# %% ../nbs/70_faces.ipynb #7eb1ad09
 class FaceSearch:
     "What is known of one picture: its copies, and the faces confirmed so far."
 
@@ -316,12 +347,11 @@ class FaceSearch:
         self,
         image: np.ndarray,  # uint8 [height, width, 3], RGB
         min_face: int,  # width of the smallest face wanted, pixels; 0: see `pyramid`
-        pool: ThreadPoolExecutor,  # windows are looked at side by side
     ):
         picture = Window(image, np.eye(3))
-        self.levels, self.pool = pyramid(picture, min_face), pool
+        self.levels = pyramid(picture, min_face)
         self.copies = sorted([picture, *self.levels], key=lambda copy: copy.step)
-        self.color = tuple(int(c) for c in self.levels[-1].pixels.mean((0, 1)))
+        self.color = tuple(map(int, ImageStat.Stat(Image.fromarray(self.levels[-1].pixels)).mean))
         self.large, self.faces = LARGE * min(image.shape[:2]), np.zeros((0, 17))
 
     def look(self, network: str, windows: list[Window], least: float, min_width: float = 0.0):
@@ -334,10 +364,10 @@ class FaceSearch:
             profile = face is None and network == "full"
             return confirm(self.copies, row, "full", CONFIRMED["full"], self.color) if profile else face
 
-        rows = nms(np.concatenate(list(self.pool.map(see, windows))))
+        rows = nms(np.concatenate(side_by_side(see, windows)))
         sure = self.faces[self.faces[:, 16] >= least]  # a face on its head can pass for another one, less sure
         rows = rows[(intersection_over_min(rows, sure) <= 0.5).all(1) & (rows[:, 2] - rows[:, 0] >= min_width)]
-        found = [row for row in self.pool.map(check, rows) if row is not None]
+        found = [row for row in side_by_side(check, rows) if row is not None]
         self.faces = nms(np.array([*self.faces, *found]).reshape(-1, 17))
 
 # %% ../nbs/70_faces.ipynb #50e556a2
@@ -360,20 +390,21 @@ def search(
     thorough: bool,  # False: only the whole picture, reduced
 ) -> np.ndarray:  # float [N, 17]
     "Look at a picture in all its windows, the usual ones first."
-    levels, framed, whole = faces.levels if thorough else [], whole_view(faces, "short"), whole_view(faces, "full")
-    windows = [framed, *(tile for level in levels for tile in tiles(level))]
+    levels = faces.levels if thorough else []
+    windows = [tile for level in levels for tile in tiles(level)]
     if thorough:
-        faces.look("short", windows, CONFIRMED["short"])
+        faces.look("short", [whole_view(faces, "short"), *windows], CONFIRMED["short"])
     middle = [level for level in levels if WHOLE_VIEW["full"] < max(level.pixels.shape) < 4 * WHOLE_VIEW["full"]]
-    faces.look("full", [whole, *(tile for level in middle for tile in tiles(level))], CONFIRMED["full"])
+    windows = [tile for level in middle for tile in tiles(level)]
+    faces.look("full", [whole_view(faces, "full"), *windows], CONFIRMED["full"])
     if not thorough and not len(faces.faces):
-        faces.look("short", windows, CONFIRMED["short"])
+        faces.look("short", [whole_view(faces, "short")], CONFIRMED["short"])
     if not len(faces.faces):
-        faces.look("short", [framed], CONFIRMED_LARGE, faces.large)
+        faces.look("short", [whole_view(faces, "short")], CONFIRMED_LARGE, faces.large)
     if thorough:
         if len(faces.faces):  # the finest copy costs most
             levels = [*([] if levels[0].pixels.size > 3 * MAX_TILE**2 else [reduce_by(levels[0], 2)]), *levels[1:]]
-        windows = [framed, *(tile for level in levels for tile in tiles(level))]
+        windows = [whole_view(faces, "short"), *(tile for level in levels for tile in tiles(level))]
         turned = [rotate_quarters(window, quarters) for window in windows for quarters in (1, 2, 3)]
         faces.look("short", turned, CONFIRMED_TURNED)
     return faces.faces
@@ -409,7 +440,7 @@ def detect_faces(
     """
     image = load_image(source)
     height, width = image.shape[:2]
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        rows = search(FaceSearch(image, min_face, pool), thorough)
+    with counted():
+        rows = search(FaceSearch(image, min_face), thorough)
     faces = [to_face(row, width, height) for row in rows if max(row[2:4] - row[:2]) >= min_face]
     return sorted((face for face in faces if min(face.box[2:]) > 0), key=lambda face: face.box)

@@ -123,6 +123,7 @@ def start_session(
     options, provider = ort.SessionOptions(), DEVICES[device][0]
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 4  # the caller says what is wrong
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.enable_mem_pattern = device != "directml"  # which cannot have it
     try:
         providers = list(dict.fromkeys([provider, "CPUExecutionProvider"]))

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from fer_nb import faces as faces_module
-from fer_nb.core import EMOTIONS, ModelError, models_dir
+from fer_nb.core import EMOTIONS, ImageError, ModelError, models_dir
 from fer_nb.crops import crop_face
 from fer_nb.data.synthetic import draw_face
 from fer_nb.faces import Face, detect_faces, run_network
@@ -165,6 +166,33 @@ def test_threads_see_the_same(people):
     alone = detect_faces(picture)
     with ThreadPoolExecutor(4) as pool:
         assert all(found == alone for found in pool.map(detect_faces, [picture] * 8))
+
+
+def test_pictures_searched_at_once_share_the_cores(people, monkeypatch):
+    picture, asked = sheet(people, 800, 600, 90, 4), []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, threads):
+            asked.append(threads)
+            super().__init__(threads)
+
+    monkeypatch.setattr(faces_module, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    alone = detect_faces(picture)
+    assert max(asked) == 4
+    for others, threads in ((1, 2), (3, None)):  # None: no thread of its own
+        asked.clear()
+        with ExitStack() as stack:
+            for _ in range(others):
+                stack.enter_context(faces_module.counted())
+            assert detect_faces(picture) == alone
+        assert max(asked, default=None) == threads
+    with pytest.raises(ImageError):
+        detect_faces(b"no picture")
+    monkeypatch.setattr(faces_module, "search", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        detect_faces(picture)
+    assert faces_module._searches == 0
 
 
 def run(code, **environment):

@@ -506,6 +506,16 @@ def test_any_number_of_crops(n, recognizer):
 # --- crops of one's own ---------------------------------------------------------------------------
 
 
+def test_a_session_lets_go_of_the_cores():
+    recognizer, waited = EmotionRecognizer(threads=4), 0.0
+    for _ in range(10):
+        recognizer.classify(np.zeros((32, 48, 48), np.uint8))
+        before = time.process_time()
+        time.sleep(0.02)
+        waited += time.process_time() - before
+    assert waited < 0.1  # seconds of computing in 0.2 seconds of nothing to do; 0.2 for each thread that spins
+
+
 def test_a_whole_picture_is_a_face(recognizer, tmp_path):
     face = draw_face("happy", seed=4)  # 48 x 48, as in FER2013
     probs = recognizer.classify(np.asarray(face)[None])[0].tolist()
