@@ -487,3 +487,16 @@ def test_the_page_speaks_the_browsers_language(locale, words, monkeypatch):
     page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120).run()
     page.button[EMOTIONS.index("happy")].click().run()
     assert not page.exception and f"<strong>{words}</strong>" in html(page)
+    assert ("\N{NARROW NO-BREAK SPACE}%<" in html(page)) == (words != "happy")
+
+
+def test_numbers_are_written_as_the_language_writes_them(monkeypatch):
+    from fer_nb.app import frame, quality
+
+    row = dict(n=3589, split="PublicTest", without_exact_duplicates=dict(accuracy=0.7123))
+    said = {}
+    for language in frame.LANGUAGES:
+        monkeypatch.setattr(frame, "language", lambda language=language: language)
+        said[language] = quality.evaluation_caption(row, {})
+    assert "71.2%" in said["en"]
+    assert all("71,2\N{NARROW NO-BREAK SPACE}%" in said[language] for language in ("de", "fr"))

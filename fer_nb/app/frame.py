@@ -25,8 +25,8 @@ from ..inference import EmotionRecognizer, FaceEmotion
 from ..runtime import model_path, session_emotions, shared_session
 
 # %% auto #0
-__all__ = ['LANGUAGES', 'MIN_FACE_PX', 'asset', 'sentences', 'language', 'tr', 'probability_bars', 'stylesheet', 'thumbnail',
-           'to_jpeg', 'data_uri', 'face_card', 'percent_plot', 'svg_image', 'model_metrics', 'model_cost',
+__all__ = ['LANGUAGES', 'MIN_FACE_PX', 'asset', 'sentences', 'language', 'tr', 'localized', 'probability_bars', 'stylesheet',
+           'thumbnail', 'to_jpeg', 'data_uri', 'face_card', 'percent_plot', 'svg_image', 'model_metrics', 'model_cost',
            'model_caption', 'model_title', 'model_emotions', 'model_choices', 'model_labels', 'model_details',
            'from_address', 'to_address', 'model_picker', 'get_recognizer', 'inject_css', 'page_header', 'remote_host',
            'notices', 'escape_markdown', 'show_error', 'page_icon', 'safe_stem', 'to_csv', 'download']
@@ -61,13 +61,23 @@ def tr(
     "The sentence in the visitor's language."
     return sentences().get(sentence, {}).get(language(), sentence).format(**values)
 
+# %% ../../nbs/80_app.ipynb #5e17a3e8
+def localized(
+    value: float,
+    form: str,  # as of `format`: ".1%"
+) -> str:
+    "The number as the visitor's language writes it: 72.2%, and 72,2 % in German and French."
+    text = format(value, form)
+    return text if language() == "en" else text.replace(".", ",").replace("%", "\N{NARROW NO-BREAK SPACE}%")
+
 # %% ../../nbs/80_app.ipynb #be8105ff
 def probability_bars(
     probabilities: list[tuple[str, float]],  # (emotion, probability 0-1), in the order shown
 ) -> str:  # HTML
     "Labelled bars, one for each emotion, in its colour."
-    row = '<li><span>{0}</span><i aria-hidden="true" style="--w:{1:.1%};--c:{2}"></i><span>{1:.0%}</span></li>'
-    return f'<ul class="fer-bars">{"".join(row.format(tr(e), p, emotion_color(e)) for e, p in probabilities)}</ul>'
+    row = '<li><span>{}</span><i aria-hidden="true" style="--w:{:.1%};--c:{}"></i><span>{}</span></li>'
+    rows = (row.format(tr(e), p, emotion_color(e), localized(p, ".0%")) for e, p in probabilities)
+    return f'<ul class="fer-bars">{"".join(rows)}</ul>'
 
 # %% ../../nbs/80_app.ipynb #c24bac57
 def stylesheet() -> str:  # HTML
@@ -126,7 +136,7 @@ def face_card(
     return f"""<article class="fer-card" data-face="{key}" aria-label="{title}"
     style="--c:{color};--ink:{text_color(color)}">
 <figure class="fer-crop"><img src="{crop}" alt="{title}"><b aria-hidden="true">{number}</b></figure>
-<div><p class="fer-top"><strong>{tr(face.emotion)}</strong><span>{face.confidence:.0%}</span>{doubt}</p>
+<div><p class="fer-top"><strong>{tr(face.emotion)}</strong><span>{localized(face.confidence, '.0%')}</span>{doubt}</p>
 {probability_bars(ranked[:3])}</div>{tiny}
 {others}{more}</article>"""
 
@@ -190,10 +200,10 @@ def model_caption(
     words = []
     if row:
         low, high = row["accuracy_ci95"]
-        known = tr("right on {accuracy} of test faces", accuracy=f"**{row['accuracy']:.1%}**")
-        words.append(f"{known} ({low:.1%}–{high:.1%})")
-    words += [f"{time:.1f} ms {tr('a face')}"] if time else []
-    return " · ".join([*words, f"{size:.1f} MB"])
+        accuracy, low, high = (localized(value, ".1%") for value in (row["accuracy"], low, high))
+        words.append(f"{tr('right on {accuracy} of test faces', accuracy=f'**{accuracy}**')} ({low}–{high})")
+    words += [f"{localized(time, '.1f')} ms {tr('a face')}"] if time else []
+    return " · ".join([*words, f"{localized(size, '.1f')} MB"])
 
 # %% ../../nbs/80_app.ipynb #0629c6e7
 def model_title(

@@ -16,7 +16,7 @@ import numpy as np
 import streamlit as st
 from PIL import Image
 
-from .frame import asset, get_recognizer, model_choices, tr
+from .frame import asset, get_recognizer, language, model_choices, tr
 from .photos import CAMERA_NEEDS_HTTPS, take_snapshot, upload_photos
 from .results import show_photos
 from ..core import FerError, ImageError, emotion_color
@@ -169,7 +169,8 @@ def live_data(
     recognizer = get_recognizer(models)
     colors = [emotion_color(emotion) for emotion in recognizer.emotions]
     return {
-        "models": "+".join(models), "threshold": recognizer.threshold, "emotions": recognizer.emotions,
+        "language": language(), "models": "+".join(models),
+        "threshold": recognizer.threshold, "emotions": recognizer.emotions,
         "names": [tr(emotion) for emotion in recognizer.emotions], "colors": colors,
         "inks": [text_color(color) for color in colors],
         "texts": {key: tr_js(text) for key, text in LIVE_TEXTS.items()},

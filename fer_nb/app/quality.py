@@ -11,7 +11,8 @@ import numpy as np
 import streamlit as st
 
 from fer_nb.app.frame import (
-    model_choices, model_cost, model_metrics, model_picker, model_title, page_header, percent_plot, svg_image, tr,
+    localized, model_choices, model_cost, model_metrics, model_picker, model_title, page_header, percent_plot,
+    svg_image, tr,
 )  # fmt: skip
 from ..core import MODELS, SPLITS, emotion_color, load_results, models_dir
 
@@ -49,8 +50,8 @@ def metrics_table(
         if not row:
             continue
         low, high = row["accuracy_ci95"]
-        cells = [f"{row['accuracy']:.1%}", f"{low:.1%}–{high:.1%}", f"{row['macro_f1']:.1%}"]
-        cells += [f"{ms:.1f}" if ms else "", f"{size:.1f}"]
+        accuracy, f1, *interval = (localized(value, ".1%") for value in (row["accuracy"], row["macro_f1"], low, high))
+        cells = [accuracy, "–".join(interval), f1, localized(ms, ".1f") if ms else "", localized(size, ".1f")]
         bar = f'<td class="fer-scale">{interval_bar(row["accuracy"], low, high)}</td>'
         values = "".join(f"<td>{cell}</td>" for cell in cells)
         rows.append(f'<tr><th scope="row">{model_title(choice)}</th>{bar}{values}</tr>')
@@ -88,8 +89,8 @@ def confusion_summary(
         "Of the faces labelled {best} it recognizes {most}, of those labelled {worst} {least}: "
         "it takes {part} of them for {other}."
     )
-    shares = dict(most=f"{recall[best]:.0%}", least=f"{recall[worst]:.0%}", part=f"{frac:.0%}")
-    return tr(words, best=tr(best), worst=tr(worst), other=tr(other), **shares)
+    most, least, part = (localized(share, ".0%") for share in (recall[best], recall[worst], frac))
+    return tr(words, best=tr(best), worst=tr(worst), other=tr(other), most=most, least=least, part=part)
 
 # %% ../../nbs/87_app_quality.ipynb #5ec0320b
 def plot_dots(
@@ -108,8 +109,8 @@ def reliability_figure(
     line = svg_image([("M0 100L100 0", 'stroke="#7F7F7F" stroke-dasharray="5 5"')])
     marks = plot_dots([(confidence, accuracy, 0.35 + (n / most) ** 0.5) for n, confidence, accuracy in points])
     words = "confidence {c}: right in {a} of {n} answers"
-    alt = "; ".join(tr(words, c=f"{c:.0%}", a=f"{a:.0%}", n=n) for n, c, a in points)
-    percent = [f"{p}%" for p in range(0, 101, 20)]
+    alt = "; ".join(tr(words, c=localized(c, ".0%"), a=localized(a, ".0%"), n=n) for n, c, a in points)
+    percent = [localized(p / 5, ".0%") for p in range(6)]
     return percent_plot(tr("how often it is right, by confidence"), line + marks, percent, alt, "20rem")
 
 # %% ../../nbs/87_app_quality.ipynb #e3d2da99
@@ -121,8 +122,8 @@ def robustness_figure(
     spots = [((i + 0.5) / len(points), accuracy) for i, (_, accuracy) in enumerate(points)]
     path = "M" + "L".join(f"{100 * x:.1f} {100 - 100 * y:.1f}" for x, y in spots)
     line = svg_image([(path, 'fill="none" stroke="#0072B2" stroke-width="2"')])
-    ticks, marks = [f"{severity:g}" for severity, _ in points], plot_dots([(x, y, 0.4) for x, y in spots])
-    alt = "; ".join(f"{severity:g}: {accuracy:.0%}" for severity, accuracy in points)
+    ticks, marks = [localized(severity, "g") for severity, _ in points], plot_dots([(x, y, 0.4) for x, y in spots])
+    alt = "; ".join(f"{tick}: {localized(accuracy, '.0%')}" for tick, (_, accuracy) in zip(ticks, points, strict=True))
     return percent_plot(tr(corruption), line + marks, ticks, f"{tr(corruption)}: {alt}", "7rem", spread=False)
 
 # %% ../../nbs/87_app_quality.ipynb #727c3410
@@ -130,13 +131,13 @@ def confidence_summary(
     row: dict,  # of `model_metrics`
 ) -> str:
     "How far confidence and accuracy are apart, and what abstention buys."
-    gap = f"{row.get('ece_cross_fitted', row['ece']):.1%}"
+    gap = localized(row.get("ece_cross_fitted", row["ece"]), ".1%")
     said = tr("Confidence and accuracy are {gap} apart on the average.", gap=gap)
     if not (selective := row.get("selective") or {}):
         return said
     words = "Below {limit} it says “not sure”. Of the {part} it does answer, {right} are right."
-    correct = tr("none") if selective["accuracy"] is None else f"{selective['accuracy']:.0%}"
-    limit, part = f"{selective['threshold']:.0%}", f"{selective['coverage']:.0%}"
+    correct = tr("none") if selective["accuracy"] is None else localized(selective["accuracy"], ".0%")
+    limit, part = localized(selective["threshold"], ".0%"), localized(selective["coverage"], ".0%")
     return said + " " + tr(words, limit=limit, part=part, right=correct)
 
 # %% ../../nbs/87_app_quality.ipynb #cff6be8f
@@ -197,7 +198,7 @@ def evaluation_caption(
     else:
         parts.append(tr("No choice has seen them."))
     if less := row.get("without_exact_duplicates"):
-        parts.append(tr("Without exact duplicates of training images: {a}.", a=f"{less['accuracy']:.1%}"))
+        parts.append(tr("Without exact duplicates of training images: {a}.", a=localized(less["accuracy"], ".1%")))
     return " ".join([*parts, tr("Milliseconds: one thread of the machine it was measured on.")])
 
 # %% ../../nbs/87_app_quality.ipynb #302bb412

@@ -18,8 +18,8 @@ import streamlit as st
 from PIL import Image, ImageDraw, ImageOps
 
 from fer_nb.app.frame import (
-    asset, data_uri, download, escape_markdown, face_card, get_recognizer, language, model_choices, model_title,
-    safe_stem, show_error, thumbnail, to_csv, to_jpeg, tr,
+    asset, data_uri, download, escape_markdown, face_card, get_recognizer, language, localized, model_choices,
+    model_title, safe_stem, show_error, thumbnail, to_csv, to_jpeg, tr,
 )  # fmt: skip
 from fer_nb.app.photos import (
     MAX_PHOTO_MB, InputPhoto, expression_gallery, synthetic_photo, take_snapshot, upload_photos,
@@ -62,7 +62,7 @@ def face_boxes(
         x, y, w, h = face.box
         place = f"left:{x / width:.2%};top:{y / height:.2%};width:{w / width:.2%};height:{h / height:.2%}"
         color, unsure = emotion_color(face.emotion), "" if face.is_confident else "?"
-        words = f"{tr(face.emotion)}{unsure} {face.confidence:.0%}"
+        words = f"{tr(face.emotion)}{unsure} {localized(face.confidence, '.0%')}"
         low = " fer-low" if y < 0.08 * height else ""  # no room above the box: the label stands in it
         boxes.append(
             f'<button type="button" class="fer-box{low}" data-face="{key}-{n}" style="{place};--c:{color};'
@@ -84,7 +84,8 @@ def photo_figure(
     count, picture = len(result.faces), Image.fromarray(result.image)
     picture.thumbnail((longest, longest))
     found = tr("{n} faces", n=count) if count > 1 else tr("1 face") if count else tr("No face")
-    listed = ", ".join(f"{n} {tr(face.emotion)} {face.confidence:.0%}" for n, face in enumerate(result.faces, 1))
+    answers = ((tr(face.emotion), localized(face.confidence, ".0%")) for face in result.faces)
+    listed = ", ".join(f"{n} {emotion} {sure}" for n, (emotion, sure) in enumerate(answers, 1))
     alt = html.escape(f"{name}: {found}, {tr('numbered')}. {listed}" if listed else f"{name}: {found}")
     size = f'width="{picture.width}" height="{picture.height}"'  # the browser keeps this place free
     zoom = f'<button type="button" class="fer-zoom" data-zoom>{tr("Enlarge")}</button>'
@@ -201,7 +202,7 @@ def show_faces(
     st.html(f'<div class="fer-cards">{"".join(cards)}</div>')
     if not all(face.is_confident for face in result.faces):
         words = tr("Not sure: below {limit} this model is wrong too often to be believed.",
-                   limit=f"{get_recognizer(models).threshold:.0%}")  # fmt: skip
+                   limit=localized(get_recognizer(models).threshold, ".0%"))  # fmt: skip
         st.html(f'<p class="fer-note">{words}</p>')
 
 # %% ../../nbs/82_app_results.ipynb #5c756310
@@ -324,8 +325,8 @@ def comparison_table(
     lines = []
     for name, number, answers in rows:
         title = tr("Face {n}", n=number) + (f" · {html.escape(name)}" if named else "")
-        cell = '<td style="--c:{}"><span class="fer-key"></span> {} {:.0%}</td>'
-        cells = "".join(cell.format(emotion_color(e), tr(e), p) for e, p in answers.values())
+        cell = '<td style="--c:{}"><span class="fer-key"></span> {} {}</td>'
+        cells = "".join(cell.format(emotion_color(e), tr(e), localized(p, ".0%")) for e, p in answers.values())
         agree = len({e for e, _ in answers.values()}) == 1
         mark = "" if agree else f'<em class="fer-disagree">{tr("they disagree")}</em>'
         lines.append(f'<tr><th scope="row">{title}{mark}</th>{cells}</tr>')

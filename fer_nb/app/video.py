@@ -18,8 +18,8 @@ from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from fer_nb.app.frame import (
-    download, escape_markdown, get_recognizer, model_title, percent_plot, probability_bars, safe_stem, show_error,
-    svg_image, to_csv, tr,
+    download, escape_markdown, get_recognizer, localized, model_title, percent_plot, probability_bars, safe_stem,
+    show_error, svg_image, to_csv, tr,
 )  # fmt: skip
 from .photos import clear_button, widget_key
 from .results import page_behavior
@@ -171,8 +171,8 @@ def timeline_figure(
             y += 100 * mean
     strip = svg_image([(path, f'fill="{emotion_color(emotion)}"') for emotion, path in paths.items()])
     words = "over time: mostly {emotion}, from {start} to {end} seconds"
-    alt = tr(words, emotion=tr(row["emotion"]), start=f"{row['start']:.1f}", end=f"{row['end']:.1f}")
-    seconds, face = [f"{end * i / 4:.1f} s" for i in range(5)], tr("Face {n}", n=row["track"])
+    alt = tr(words, emotion=tr(row["emotion"]), start=localized(row["start"], ".1f"), end=localized(row["end"], ".1f"))
+    seconds, face = [f"{localized(end * i / 4, '.1f')} s" for i in range(5)], tr("Face {n}", n=row["track"])
     return percent_plot(face, strip, seconds, f"{face} {alt}", "6rem", seconds=end)
 
 # %% ../../nbs/83_app_video.ipynb #ae236126
@@ -229,7 +229,7 @@ def wait_for(
             st.button(tr("Stop, and show what was read"), icon=":material/stop:", on_click=job.stop.set)
         while not job.done.wait(0.3):
             left = time_left(job)
-            words = tr("{n} seconds read", n=f"{job.seconds:.1f}")
+            words = tr("{n} seconds read", n=localized(job.seconds, ".1f"))
             words += "" if left is None else ", " + tr("about {n} s left", n=max(1, round(left)))
             bar.progress(job.frac or 0.0, words)
     place.empty()
@@ -273,8 +273,9 @@ def track_summary(
     "What a face in a video showed, on the average."
     ranked = sorted(((e, row[e]) for e in emotions), key=lambda kv: -kv[1])
     words = tr("mostly {emotion}", emotion=tr(row["emotion"]))
+    start, end = (localized(row[at], ".1f") for at in ("start", "end"))
     return f"""<div class="fer-track"><p class="fer-top"><strong>{tr("Face {n}", n=row["track"])}</strong>
-<span>{words}, {row["start"]:.1f}–{row["end"]:.1f} s</span></p>{probability_bars(ranked[:3])}</div>"""
+<span>{words}, {start}–{end} s</span></p>{probability_bars(ranked[:3])}</div>"""
 
 
 def video_downloads(

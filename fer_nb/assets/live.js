@@ -1,7 +1,8 @@
 const LONGEST = 640, UNDER_WAY = 2, SECONDS = 20, SILENCE = 15000;
 const WHY = {NotAllowedError: 'denied', NotFoundError: 'none', NotReadableError: 'busy', OverconstrainedError: 'none'};
 
-const percent = p => `${Math.round(100 * p)}%`;
+let percents;  // of the page's language
+const percent = p => percents.format(p);
 const most = face => Math.max(...face.probabilities);
 const area = face => face.box[2] * face.box[3];
 const fill = (text, values) => text.replace(/{(\w+)}/g, (_, name) => values[name]);
@@ -86,11 +87,12 @@ class Tools extends Wire {
     this.find('video').setAttribute('aria-label', texts.video);
     this.find('.bars').setAttribute('aria-label', texts.bars);
     this.find('.chart').setAttribute('aria-label', texts.chart);
-    const slide = (name, value, unit) => {
+    const slide = (name, value, words) => {
       const input = this.find(`.${name} input`), output = this.find(`.${name} output`);
-      input.value = value; input.oninput = () => { output.textContent = input.value + unit; }; input.oninput();
+      input.value = value; input.oninput = () => { output.textContent = words(input.value); }; input.oninput();
     };
-    slide('threshold', Math.round(100 * this.data.threshold), '%'); slide('smallest', 20, ' px');
+    slide('threshold', Math.round(100 * this.data.threshold), value => percent(value / 100));
+    slide('smallest', 20, value => `${value} px`);
     this.find('.which select').onchange = e => { this.picked = Number(e.target.value); };
     this.find('.camera select').onchange = e => { this.cameraId = e.target.value; this.stop(); this.start(); };
     this.find('.baseline').onclick = () => this.rest(this.baseline ? null : this.face?.probabilities ?? null);
@@ -256,6 +258,7 @@ class Live extends Tools {
 const known = new WeakMap();
 export default function ({data, parentElement, setStateValue}) {
   const tell = problem => setStateValue('problem', problem);
+  percents = new Intl.NumberFormat(data.language, {style: 'percent'});
   if (!known.has(parentElement)) {
     const made = new Live(parentElement, data, tell);
     known.set(parentElement, made); made.list();
