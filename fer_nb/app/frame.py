@@ -154,8 +154,9 @@ def percent_plot(
     below = "".join(f"<span>{tick}</span>" for tick in ticks)
     slider = f'tabindex="0" data-end="{seconds:.2f}" aria-valuemin="0" aria-valuemax="{seconds:.2f}" aria-valuenow="0"'
     role = f'role="slider" {slider}' if seconds else 'role="img"'
+    ends = f'data-low="{localized(0, ".0%")}" data-high="{localized(1, ".0%")}"'
     return f"""<figure class="fer-plot"><div class="name">{title}</div>
-<div class="area" style="height:{height}" {role} aria-label="{html.escape(alt)}">{inside}</div>
+<div class="area" style="height:{height}" {ends} {role} aria-label="{html.escape(alt)}">{inside}</div>
 <div class="ticks{' spread' * spread}" aria-hidden="true">{below}</div></figure>"""
 
 
