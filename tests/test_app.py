@@ -297,7 +297,7 @@ def test_a_video_leaves_nothing_behind(tmp_path):
     assert {p for p in (shm.iterdir() if shm.is_dir() else ()) if p.name.startswith("fer_nb_")} <= before
 
 
-def test_a_video_on_the_page(page, tmp_path):
+def test_a_video_on_the_page(page, tmp_path, monkeypatch):
     choose(page, "video")
     page.file_uploader[0].set_value(("**f**.mp4", b"no video", "video/mp4")).run()
     assert not page.exception and "**f**" not in page.warning[0].value and "mp4 is not a video" in page.warning[0].value
@@ -305,6 +305,10 @@ def test_a_video_on_the_page(page, tmp_path):
     assert not page.exception and not page.warning
     assert "<strong>Face 1</strong>" in html(page)
     assert len(page.get("video")) == 1 and len(page.get("download_button")) == 3
+    assert not any("were read" in caption.value for caption in page.caption)
+    monkeypatch.setattr("fer_nb.app.video.MAX_SECONDS", 1)
+    page.file_uploader[0].set_value(("long.mp4", video(tmp_path / "long.mp4", 3), "video/mp4")).run()
+    assert any(caption.value.startswith("Only the first 1 seconds were read.") for caption in page.caption)
 
 
 def test_a_long_video_is_read_in_part(tmp_path, monkeypatch):
@@ -313,7 +317,9 @@ def test_a_long_video_is_read_in_part(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_SECONDS", 1)
     monkeypatch.setattr(module, "MAX_FRAMES", 5)
     seen = module.analyze_video(video(tmp_path / "f.mp4", 3), "f.mp4", (available_models()[0],))
-    assert "fer-nb video" in seen.note and 4 <= seen.timeline.frames <= 6
+    assert seen.read_to == 1 and not seen.note and 4 <= seen.timeline.frames <= 6
+    stopped = module.analyze_video(video(tmp_path / "f.mp4", 3), "f.mp4", (available_models()[0],), lambda *_: True)
+    assert stopped.read_to == stopped.timeline.end == 0 and stopped.timeline.frames == 1
 
 
 def quality():

@@ -48,7 +48,8 @@ class VideoResult:
     timeline: Timeline
     rows: list[dict]
     video: bytes  # WebM, with boxes
-    note: str  # what was left out, else empty
+    note: str  # what could not be read, else empty
+    read_to: float | None = None  # seconds: it goes on, but was not read further; None: it was read to its end
 
 # %% ../../nbs/83_app_video.ipynb #abdc943b
 def analyze_video(
@@ -65,19 +66,20 @@ def analyze_video(
             film = VideoReader(source)
         whole = min(film.frame_count or 9000, int(MAX_SECONDS * film.fps))  # frames that are read, or passed over
         film.stride = max(1, -(-whole // MAX_FRAMES))
-        timeline, rows, note = Timeline(240), [], ""
+        timeline, rows, read_to = Timeline(240), [], None
         with video_writer(drawing, film) as add:
             for moment in track_video(film, get_recognizer(models)):
                 if moment.frame.time > MAX_SECONDS:
-                    note = f"The first {MAX_SECONDS // 60} minutes. For the whole of it: fer-nb video"
+                    read_to = MAX_SECONDS
                     break
                 timeline.add(moment)
                 rows += [{"model": "+".join(models)} | row for row in moment.rows()]
                 add(moment)
                 if progress(moment.frame.time, film.frame_count and min(1.0, moment.frame.number / whole)):
-                    note = f"Stopped after {moment.frame.time:.1f} seconds."
+                    read_to = moment.frame.time
                     break
-        return VideoResult(name, timeline, rows, drawing.read_bytes(), note or film.warning.replace(source.name, name))
+        note = film.warning.replace(source.name, name)
+        return VideoResult(name, timeline, rows, drawing.read_bytes(), note, read_to)
 
 # %% ../../nbs/83_app_video.ipynb #09876e2e
 @contextmanager
@@ -247,6 +249,9 @@ def show_video(
 ):
     "The video with its boxes, who was in it, and what there is to take along."
     faces, emotions = result.timeline.summary(), result.timeline.emotions
+    if result.read_to is not None:
+        until = localized(round(result.read_to, 1), "g")
+        st.caption(tr("Only the first {n} seconds were read. The command line reads all: `fer-nb video`", n=until))
     if result.note:
         st.caption(escape_markdown(result.note))
     left, right = st.columns([3, 2], gap="medium")
