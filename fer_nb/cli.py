@@ -71,7 +71,7 @@ def cmd_bench_predict(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    "Photo to answer: 640 by 480 pixels, one face, searched the fast way (for cameras) and thoroughly; photos/s: many."
+    "Photo to answer: 640 by 480 pixels, one face, found the fast way (for cameras) and thoroughly; photos/s of a list."
     from fer_nb.bench.inference import bench_photo
 
     line, rows = "{:27} {:>8} {:>10} {:>7} {:>8} {:>8} {:>9} {:>7} {:>9}", []

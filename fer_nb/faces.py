@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -391,20 +392,20 @@ def search(
 ) -> np.ndarray:  # float [N, 17]
     "Look at a picture in all its windows, the usual ones first."
     levels = faces.levels if thorough else []
-    windows = [tile for level in levels for tile in tiles(level)]
+    framed = cache(partial(whole_view, faces, "short"))  # made when it is first needed
     if thorough:
-        faces.look("short", [whole_view(faces, "short"), *windows], CONFIRMED["short"])
+        faces.look("short", [framed(), *(tile for level in levels for tile in tiles(level))], CONFIRMED["short"])
     middle = [level for level in levels if WHOLE_VIEW["full"] < max(level.pixels.shape) < 4 * WHOLE_VIEW["full"]]
-    windows = [tile for level in middle for tile in tiles(level)]
-    faces.look("full", [whole_view(faces, "full"), *windows], CONFIRMED["full"])
+    whole = whole_view(faces, "full")
+    faces.look("full", [whole, *(tile for level in middle for tile in tiles(level))], CONFIRMED["full"])
     if not thorough and not len(faces.faces):
-        faces.look("short", [whole_view(faces, "short")], CONFIRMED["short"])
+        faces.look("short", [framed()], CONFIRMED["short"])
     if not len(faces.faces):
-        faces.look("short", [whole_view(faces, "short")], CONFIRMED_LARGE, faces.large)
+        faces.look("short", [framed()], CONFIRMED_LARGE, faces.large)
     if thorough:
         if len(faces.faces):  # the finest copy costs most
             levels = [*([] if levels[0].pixels.size > 3 * MAX_TILE**2 else [reduce_by(levels[0], 2)]), *levels[1:]]
-        windows = [whole_view(faces, "short"), *(tile for level in levels for tile in tiles(level))]
+        windows = [framed(), *(tile for level in levels for tile in tiles(level))]
         turned = [rotate_quarters(window, quarters) for window in windows for quarters in (1, 2, 3)]
         faces.look("short", turned, CONFIRMED_TURNED)
     return faces.faces
