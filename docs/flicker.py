@@ -26,11 +26,10 @@ from fer_nb.data.load import load_data
 from fer_nb.data.synthetic import synthetic_dataset
 from fer_nb.inference import EmotionRecognizer, make_results
 from fer_nb.video.reader import Frame
-from fer_nb.video.tracking import FaceFollower
+from fer_nb.video.tracking import MAX_AGE, SMOOTH, FaceFollower
 
 FRAMES, FPS = 8, 10  # of each face
 NOISE, QUALITY = 2.5, 80  # sigma, 0–255, in each color of each pixel; of the JPEG
-SMOOTH, MAX_AGE = 0.3, 1.0  # seconds, as in `fer-nb video`
 #: row -> how the face is filmed: its 48 pixels become 192, or the median face gets 64
 PHOTOS = {"large face": Photo(), "face of 64 pixels": Photo(SMALL)}
 

@@ -112,12 +112,12 @@ def onnx_metadata(
     metrics = checkpoint.with_name(f"{saved['model']}_metrics.pth")
     if metrics.is_file():
         figures["macro_f1"] = round(load_checkpoint(metrics)["validation"]["macro_f1"], 6)
-    calibrated = {key: saved[key] for key in ("calibrated_on", "threshold") if key in saved}  # of `calibrate`
-    return calibrated | dict(
+    calibrated = {key: saved[key] for key in ("calibrated_on", "threshold", "figures") if key in saved}  # `calibrate`
+    return dict(
         fer_nb=__version__, model=saved["model"], emotions=",".join(checkpoint_emotions(saved)),
         size=str(saved["size"]), channels=str(saved["channels"]), face_size=str(saved.get("face_size", SIZE)),
         licence="Apache-2.0",
-        trained_on=json.dumps(saved["data"]), figures=json.dumps({"PublicTest": figures}))
+        trained_on=json.dumps(saved["data"]), figures=json.dumps({"PublicTest": figures})) | calibrated
 
 # %% ../nbs/66_export.ipynb #df38cadb
 def export(
@@ -328,7 +328,9 @@ def calibrate(
               counts=dict(zip(e.emotions, np.bincount(e.labels).tolist(), strict=True)))
     calibration = fit_vector_scaling(log_probs(e.probabilities), e.labels, one_temperature=True).numpy()
     report = report_calibration(e, calibration, own_threshold([metadata]), on, out)
-    more = dict(calibrated_on=json.dumps(on), threshold=f"{report.threshold:.4f}")
+    figures = {name: round(report.after[name], 6) for name in ("accuracy", "macro_f1")}
+    more = dict(calibrated_on=json.dumps(on), threshold=f"{report.threshold:.4f}",
+                figures=json.dumps({e.split: figures}))
     write_calibrated(file, out, calibration, more)
     return report
 

@@ -460,6 +460,12 @@ def test_video_leaves_table_video_and_timeline(tmp_path):
     assert "3 frames" in fer_nb("video", tmp_path / "a.avi", "--stride", 2).stdout
 
 
+def test_videos_are_smoothed_as_in_python():
+    from fer_nb.video.tracking import SMOOTH
+
+    assert f"[default: {SMOOTH}" in fer_nb("video", "--help").stdout
+
+
 def test_many_videos_leave_one_table(photos, tmp_path):
     pytest.importorskip("av")
     for name in ("a.mp4", "b.mp4"):

@@ -880,7 +880,8 @@ def test_what_is_wrong_is_found_and_the_file_is_right(wrong_model, suffix, tmp_p
         probs = recognizer.classify(mine["PublicTest"].images)
         assert np.abs(probs - truth).mean() < 0.03  # the wrong file's are 0.14 away
         assert recognizer.threshold == pytest.approx(report.threshold, abs=1e-4)
-        on = json.loads(recognizer.metadata["calibrated_on"])
+        on, figures = (json.loads(recognizer.metadata[key]) for key in ("calibrated_on", "figures"))
+    assert figures == {"PublicTest": {name: pytest.approx(after[name], abs=1e-6) for name in ("accuracy", "macro_f1")}}
     assert (on["n"], on["fingerprint"]) == (400, mine.fingerprint) and sum(on["counts"].values()) == 400
     reference = reference_prior(recognizer.metadata)
     assert np.allclose(reference, [(on["counts"][e] + 0.5) / 403.5 for e in EMOTIONS])

@@ -161,6 +161,8 @@ def test_what_cannot_be_done_is_said_at_once(videos, tmp_path):
     ):  # fmt: skip
         with pytest.raises(FerError, match=message):
             process_videos(sources, tmp_path / table, SETTINGS, **options)
+    with pytest.raises(FerError, match="no model 'none'"):
+        process_videos([videos], tmp_path / "t.csv", replace(SETTINGS, model="none"))
     assert [p.name for p in tmp_path.iterdir()] == ["empty"]
     process_videos(["none.mp4"], tmp_path / "t.jsonl", SETTINGS)
     assert "no file" in json.loads((tmp_path / "t.jsonl").read_text())["error"]

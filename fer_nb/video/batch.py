@@ -22,7 +22,7 @@ from ..inference import EmotionRecognizer
 from .containers import STREAM_ADDRESS, VideoError
 from .output import Timeline, check_outputs, video_writer
 from .reader import VideoReader
-from .tracking import track_video, video_columns
+from .tracking import SMOOTH, track_video, video_columns
 
 # %% auto #0
 __all__ = ['VIDEO_SUFFIXES', 'Job', 'find_videos', 'batch_columns', 'VideoSettings', 'VideoSummary', 'process_video', 'part_path',
@@ -67,7 +67,7 @@ class VideoSettings:
 
     model: str | list[str] | None = None  # a name of `MODELS`, an .onnx file, or several; None: the default
     stride: int = 1  # look at each, each second, … frame
-    smooth: float = 0.3  # seconds over which probabilities are averaged
+    smooth: float = SMOOTH  # seconds over which probabilities are averaged
     seconds: float | None = None  # stop after so long; None: at the end
     min_face: int = 0  # width of the smallest face wanted, pixels
     tta: bool = False  # test-time augmentation
@@ -260,6 +260,8 @@ def process_videos(
         summaries = process_videos(["talks/"], "talks.parquet", VideoSettings(stride=5), workers=4)
     """
     table, videos = Path(table), find_videos(sources)
+    with settings.recognizer() as recognizer:  # a model that cannot be used is an error before anything is written
+        columns = batch_columns(recognizer.emotions)
     parts = prepare_parts(table, videos, workers, resume)
     kept = {source: finished(parts, source, settings) for source in videos}
     outs = annotated_paths(annotate, videos)
@@ -268,8 +270,6 @@ def process_videos(
     for summary in run_workers(jobs, settings, workers):
         kept[summary.source] = summary
         on_done(summary, sum(map(bool, kept.values())), len(videos))
-    with settings.recognizer() as recognizer:
-        columns = batch_columns(recognizer.emotions)
     with atomic_write(table) as whole, write_table(whole, columns) as add:
         for row in part_rows(parts, videos):
             add([row])

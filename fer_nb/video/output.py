@@ -22,7 +22,7 @@ from fer_nb.video.containers import (
     CODECS, Codec, Unnamed, VideoError, add_video_stream, load_av, open_container, to_video_frame,
 )  # fmt: skip
 from .reader import VideoReader, sequence_files
-from .tracking import FrameResult, track_video
+from .tracking import SMOOTH, FrameResult, track_video
 
 # %% auto #0
 __all__ = ['LEFT', 'TOP', 'STRIP', 'GAP', 'OUTPUT_SUFFIXES', 'EmotionBins', 'held_columns', 'draw_strip', 'draw_legend',
@@ -376,7 +376,7 @@ def annotate_video(
     out: str | Path,  # the annotated one
     recognizer: EmotionRecognizer,
     stride: int = 1,  # look at each, each second, … frame
-    smooth: float = 0.3,  # seconds; 0: each frame for itself
+    smooth: float = SMOOTH,  # seconds; 0: each frame for itself
 ) -> Timeline:
     """Write a video with a box and a label for each face, and return what happened in it.
 

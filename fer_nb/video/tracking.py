@@ -18,8 +18,8 @@ from ..inference import EmotionRecognizer, FaceEmotion, draw_faces, result_colum
 from .reader import Frame, VideoReader
 
 # %% auto #0
-__all__ = ['Box', 'MAX_FACE_CHANGE', 'iou', 'color_grid', 'color_change', 'Track', 'match_tracks', 'IoUTracker', 'video_columns',
-           'FrameResult', 'smooth_probabilities', 'FaceFollower', 'track_video']
+__all__ = ['Box', 'MAX_FACE_CHANGE', 'MAX_AGE', 'SMOOTH', 'iou', 'color_grid', 'color_change', 'Track', 'match_tracks',
+           'IoUTracker', 'video_columns', 'FrameResult', 'smooth_probabilities', 'FaceFollower', 'track_video']
 
 # %% ../../nbs/77_video_tracking.ipynb #dcbe0a5d
 Box = tuple[int, int, int, int]  # x, y, width, height, pixels
@@ -91,12 +91,15 @@ def match_tracks(
     return matches
 
 # %% ../../nbs/77_video_tracking.ipynb #a1f00040
+MAX_AGE = 1.0  # seconds that a face may be unseen and keep its number
+
+
 class IoUTracker:
     "Numbers faces, so that the same face has the same number in every frame."
 
     def __init__(
         self,
-        max_age: float = 1.0,  # seconds that a face may be unseen
+        max_age: float = MAX_AGE,  # seconds that a face may be unseen
         min_iou: float = 0.2,  # overlap from which two boxes may be one face, 0-1
     ):
         self.max_age, self.min_iou, self.count = max_age, min_iou, 0
@@ -149,6 +152,9 @@ class FrameResult:
 
 
 # %% ../../nbs/77_video_tracking.ipynb #a1f0003e
+SMOOTH = 0.3  # seconds over which probabilities are averaged
+
+
 def smooth_probabilities(
     face: FaceEmotion,
     before: FaceEmotion,  # the same one, smoothed itself
@@ -196,8 +202,8 @@ class FaceFollower:
 def track_video(
     video: VideoReader,
     recognizer: EmotionRecognizer,
-    smooth: float = 0.3,  # seconds over which probabilities are averaged; 0: each frame for itself
-    max_age: float = 1.0,  # seconds that a face may be unseen and keep its number; longer where frames are rare
+    smooth: float = SMOOTH,  # seconds over which probabilities are averaged; 0: each frame for itself
+    max_age: float = MAX_AGE,  # seconds that a face may be unseen and keep its number; longer where frames are rare
 ) -> Iterator[FrameResult]:
     """Every frame with its faces, as the video goes on. A file is read a little ahead; a camera is answered at once.
 
