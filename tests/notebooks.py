@@ -58,8 +58,8 @@ def close(a, b):
     return a == b or ("." in a and abs(x - y) <= max(1.5 * 10.0 ** -len(a.partition(".")[2]), 1e-3 * x))
 
 
-def same(old, new, numbers=True):
-    "Whether two outputs say the same; `numbers` False: whatever their numbers are."
+def same(old, new, numbers=True, near=close):
+    "Whether two outputs say the same; `numbers` False: whatever their numbers are; `near`: when two numbers are one."
     a, b = plain(old).splitlines(), plain(new).splitlines()
     if len(a) != len(b):
         return False
@@ -68,7 +68,7 @@ def same(old, new, numbers=True):
         if words[0] != words[1]:
             return False
         if numbers and not re.search(TIMED, x):
-            if not all(close(p, q) for p, q in zip(re.findall(NUMBER, x), re.findall(NUMBER, y), strict=True)):
+            if not all(near(p, q) for p, q in zip(re.findall(NUMBER, x), re.findall(NUMBER, y), strict=True)):
                 return False
     return True
 
@@ -147,6 +147,9 @@ def run(file, write=False):
         off = directives.get("eval:", [""])[0].lower() == "false" or flags & directives.keys()
         return cell.cell_type != "code" or "nbdev_export(" in cell.source or off
 
+    for cell in nb.cells:  # execnb leaves the outputs of a cell that gives none any more
+        if cell.cell_type == "code":
+            cell.outputs = []
     shell = CaptureShell(file, mpl_format="png")
     try:
         shell.run_all(nb, exc_stop=True, preproc=skipped, postproc=lambda cell: cell.update(ran=True))
@@ -159,7 +162,8 @@ def run(file, write=False):
         ran = {cell.id: cell for cell in nb.cells if cell.get("ran") and cell.cell_type == "code"}
         for cell in before:  # one that says and shows the same keeps its output: no difference for a time or a path
             new = ran.get(cell["id"], cell)
-            kept = cell if same(printed(cell), printed(new)) and pictures(cell) == pictures(new) else new
+            unchanged = same(printed(cell), printed(new), near=str.__eq__) and pictures(cell) == pictures(new)
+            kept = cell if unchanged else new
             if "outputs" in kept:  # warnings name the paths of this machine
                 cell["outputs"] = [out for out in kept["outputs"] if out.get("name") != "stderr"]
         write_nb(dict2nb(raw), file)

@@ -168,6 +168,27 @@ def test_every_module_is_that_of_one_notebook():
     assert not found, "\n".join(found)
 
 
+def test_imports_stand_in_cells_of_their_own():
+    plain = ast.Import, ast.ImportFrom, ast.If, ast.Expr, ast.Assign  # If: for type checkers; Expr: docstrings, calls
+    found = []
+    for notebook in NOTEBOOKS:
+        for source in notebook.exported:
+            body = ast.parse(re.sub(r"^[%!].*", "", source, flags=re.M)).body
+            if any(isinstance(node, plain[:2]) for node in body) and not all(isinstance(node, plain) for node in body):
+                found.append(notebook.name)
+    assert set(found) <= {"76_distributed"}  # which sets things before and after the import of Ray
+
+
+def test_public_functions_say_what_they_return():
+    found = []
+    for file in (ROOT / "fer_nb").rglob("*.py"):
+        for body in [tree := ast.parse(file.read_text(encoding="utf-8")), *ast.walk(tree)]:
+            if isinstance(body, ast.Module | ast.ClassDef):
+                functions = (n for n in body.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+                found += [f"{file.name}: {n.name}" for n in functions if n.returns is None and n.name[0] != "_"]
+    assert not found, "\n".join(sorted(set(found)))
+
+
 # --- the checks themselves, on a tree made for them ---
 
 
@@ -248,6 +269,8 @@ def test_what_is_the_same_and_what_is_not():
     ):  # fmt: skip
         assert not runner.same(old, new), (old, new)
     assert runner.same("accuracy 67.1%", "accuracy 68.9%", numbers=False)
+    assert not runner.same("0.1234", "0.1235", near=str.__eq__)
+    assert runner.same("took 12 s", "took 9 s", near=str.__eq__)
     assert not runner.same("7 a", "7 b", numbers=False)
 
 
@@ -273,3 +296,15 @@ def test_a_stale_cell_is_found_and_a_fresh_one_is_not(tmp_path):
     assert runner.chaotic_cells(cells) == {"trains00", "chaos000"}
     subprocess.run([sys.executable, runner.__file__, "--write", file], check=True, capture_output=True, cwd=ROOT)
     assert subprocess.run([sys.executable, runner.__file__, file], capture_output=True, cwd=ROOT).returncode == 0
+
+
+def test_a_cell_that_gives_nothing_any_more_is_stale(tmp_path, monkeypatch):
+    cells = [{"cell_type": "code", "execution_count": None, "id": f"{i}0000000", "metadata": {}, "source": source,
+              "outputs": [{"name": "stdout", "output_type": "stream", "text": "2\n"}]}
+             for i, source in enumerate(("print(2)", "x = 2"))]  # fmt: skip
+    file = tmp_path / "00_made.ipynb"
+    file.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    monkeypatch.setenv("FER2013", "anything")
+    code = f"import notebooks; print(notebooks.run({str(file)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "tests")
+    assert "'10000000'" in done.stdout and "'00000000'" not in done.stdout, done.stdout + done.stderr
