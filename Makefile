@@ -96,7 +96,7 @@ two: .venv/.dev
 models: .venv/.dev
 	@test -n "$(FER2013)" || { echo "make models FER2013=/path/to/fer2013.zip: the models are made from it."; exit 1; }
 	@$(BIN)/fer-nb reproduce --data "$(FER2013)" --out runs/plan
-	@for m in custom_cnn mobilenet_v3 efficientnet_b0 resnet18; do \
+	@for m in $$($(BIN)/python -c 'from fer_nb.core import MODELS; print(*MODELS)'); do \
 		cp runs/plan/$$m/best_$$m.pth runs/plan/$$m/$${m}_*.pth runs/plan/$$m/$${m}_*.png models/; done
 	@$(BIN)/fer-nb export models/best_*.pth --data "$(FER2013)"
 	@$(BIN)/fer-nb evaluate --all --write --data "$(FER2013)"

@@ -29,7 +29,7 @@ PATH = set(
 )
 #: what the notebooks of a decade are about
 DECADES = {
-    "0": "what everything stands on", "1": "data", "2": "from a stored face to a training", "3": "figures and plots",
+    "0": "basics that all modules use", "1": "data", "2": "from a stored face to a training", "3": "figures and plots",
     "4": "training", "5": "the models", "6": "evaluation and what ships", "7": "recognition", "8": "the app and speed",
     "9": "the command line",
 }  # fmt: skip

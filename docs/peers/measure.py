@@ -17,7 +17,6 @@ import numpy as np
 
 from fer_nb.core import EMOTIONS, atomic_write, models_dir
 from fer_nb.data.load import load_data
-from fer_nb.data.synthetic import synthetic_dataset
 from fer_nb.evaluation.results import cpu_name
 from fer_nb.metrics import ece
 
@@ -68,12 +67,12 @@ def measure(peer: str, crops: np.ndarray, labels: np.ndarray, where: Path) -> di
 def main():
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("peers", nargs="*", help=f"one or several of {', '.join(PEERS)}; none: all")
-    words.add_argument("--data", default=os.environ.get("FER2013"))
+    words.add_argument("--data", help="the archive; without it $FER2013, else synthetic faces")
     words.add_argument("--split", default="PublicTest")
     asked = words.parse_args()
     if unknown := set(asked.peers) - set(PEERS):
         words.error(f"there is no {', '.join(unknown)}; there are {', '.join(PEERS)}")
-    data = load_data(asked.data) if asked.data else synthetic_dataset()
+    data = load_data(asked.data)
     split = data.splits[asked.split]
     file = models_dir() / "peers.json"
     found = json.loads(file.read_text()) if file.is_file() else {}
@@ -83,7 +82,7 @@ def main():
         row |= dict(n=len(split.labels), fingerprint=data.fingerprint, processor=cpu_name())
         print(json.dumps({peer: {asked.split: row}}, indent=1), flush=True)
         found.setdefault(peer, {})[asked.split] = row
-    if asked.data:
+    if not data.synthetic:
         with atomic_write(file) as path:
             path.write_text(json.dumps(found, indent=1) + "\n")
 
