@@ -51,15 +51,23 @@ _NAMES = {
     "video.tracking": ("track_video",),
 }
 _MODULES = {name: f"fer_nb.{module}" for module, names in _NAMES.items() for name in names}
+_TRAINING = "fer_nb.evaluation.evaluate", "fer_nb.training.learner"  # what they import comes with the extra [train]
 
-
+# %% ../nbs/96_facade.ipynb #a492e61d
 def __getattr__(
     name: str,  # one of `__all__`
 ) -> Any:
     "The names of `__all__`; each imports its module when it is first asked for."
     if name not in _MODULES:
         raise AttributeError(f"module 'fer_nb' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    try:
+        module = import_module(_MODULES[name])
+    except ModuleNotFoundError as e:
+        if (e.name or "fer_nb").startswith("fer_nb"):
+            raise
+        extra = "'fer_nb[train]'" if _MODULES[name] in _TRAINING else "fer_nb"
+        raise ModuleNotFoundError(f"fer_nb.{name} needs {e.name}: pip install {extra}", name=e.name) from e
+    value = globals()[name] = getattr(module, name)
     return value
 
 # %% ../nbs/96_facade.ipynb #721b1c3e

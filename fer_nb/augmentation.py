@@ -17,10 +17,48 @@ from torch import Tensor, nn
 from .data.dataset import SIZE
 
 # %% auto #0
-__all__ = ['MIN_CONTRAST', 'NOISE_RANGE', 'BLUR_SIGMA', 'GRAY_STATS', 'IMAGENET_STATS', 'DRAW', 'stretch_contrast',
-           'estimate_noise', 'gaussian_kernel', 'denoise', 'resize', 'Preprocess', 'random_draws', 'view_draws',
+__all__ = ['GRAY_STATS', 'IMAGENET_STATS', 'MIN_CONTRAST', 'NOISE_RANGE', 'BLUR_SIGMA', 'DRAW', 'resize', 'Preprocess',
+           'stretch_contrast', 'estimate_noise', 'gaussian_kernel', 'denoise', 'random_draws', 'view_draws',
            'affine_maps', 'adjust_light', 'random_erasing', 'random_gaussian_blur', 'bounded', 'AugmentSettings',
            'Augment']
+
+# %% ../nbs/20_augmentation.ipynb #d8a9100c
+def resize(
+    x: Tensor,  # [N, C, H, W]
+    side: int,  # pixels
+) -> Tensor:  # [N, C, side, side]
+    "Bilinear, antialiased."
+    return F.interpolate(x, (side, side), mode="bilinear", antialias=True)
+
+# %% ../nbs/20_augmentation.ipynb #42912860
+#: mean and standard deviation of gray input to networks trained from scratch, on a scale of 0–1
+GRAY_STATS = ((0.5,), (0.5,))
+
+#: per-channel mean and standard deviation of ImageNet, on a scale of 0–1 (torchvision's pretrained models)
+IMAGENET_STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class Preprocess(nn.Module):
+    "uint8 gray faces [N, H, W] of any size to the float input [N, C, size, size] of a network."
+
+    def __init__(
+        self,
+        size: int = SIZE,  # side of the network's square input, pixels
+        channels: int = 1,  # 1: gray, mean and std 0.5; 3: gray repeated, ImageNet statistics
+        face_size: int = SIZE,  # side that faces are reduced to, pixels; at most the network's, or 48
+    ):
+        super().__init__()
+        self.size, self.channels, self.face_size = size, channels, min(face_size, max(size, SIZE))
+        mean, std = GRAY_STATS if channels == 1 else IMAGENET_STATS
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def normalize(
+        self,
+        x: Tensor,  # [N, 1, H, W] floats of 0–1
+    ) -> Tensor:  # [N, C, H, W], about zero mean and unit deviation
+        "Gray to `channels`, minus mean, over standard deviation."
+        return (x - self.mean) / self.std  # the statistics have as many channels as the network wants
 
 # %% ../nbs/20_augmentation.ipynb #2a0e5b11
 MIN_CONTRAST = 0.1  # standard deviation, fraction of white; 1% of FER2013's Training have less
@@ -63,44 +101,6 @@ def denoise(
     kernel = gaussian_kernel(BLUR_SIGMA, 3, x.device)
     blurred = F.conv2d(F.pad(x, (3,) * 4, mode="replicate"), (kernel[:, None] * kernel)[None, None])
     return x + (blurred - x) * ((estimate_noise(x) - least) / (most - least)).clamp(0, 1)
-
-# %% ../nbs/20_augmentation.ipynb #d8a9100c
-def resize(
-    x: Tensor,  # [N, C, H, W]
-    side: int,  # pixels
-) -> Tensor:  # [N, C, side, side]
-    "Bilinear, antialiased."
-    return F.interpolate(x, (side, side), mode="bilinear", antialias=True)
-
-# %% ../nbs/20_augmentation.ipynb #42912860
-#: mean and standard deviation of gray input to networks trained from scratch, on a scale of 0–1
-GRAY_STATS = ((0.5,), (0.5,))
-
-#: per-channel mean and standard deviation of ImageNet, on a scale of 0–1 (torchvision's pretrained models)
-IMAGENET_STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-class Preprocess(nn.Module):
-    "uint8 gray faces [N, H, W] of any size to the float input [N, C, size, size] of a network."
-
-    def __init__(
-        self,
-        size: int = SIZE,  # side of the network's square input, pixels
-        channels: int = 1,  # 1: gray, mean and std 0.5; 3: gray repeated, ImageNet statistics
-        face_size: int = SIZE,  # side that faces are reduced to, pixels; at most the network's, or 48
-    ):
-        super().__init__()
-        self.size, self.channels, self.face_size = size, channels, min(face_size, max(size, SIZE))
-        mean, std = GRAY_STATS if channels == 1 else IMAGENET_STATS
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-
-    def normalize(
-        self,
-        x: Tensor,  # [N, 1, H, W] floats of 0–1
-    ) -> Tensor:  # [N, C, H, W], about zero mean and unit deviation
-        "Gray to `channels`, minus mean, over standard deviation."
-        return (x - self.mean) / self.std  # the statistics have as many channels as the network wants
 
 # %% ../nbs/20_augmentation.ipynb #cfc65a32
 @patch

@@ -14,8 +14,8 @@ from .metrics import log_probs, nll, risk_coverage
 from .runtime import apply_temperature
 
 # %% auto #0
-__all__ = ['fit_temperature', 'fit_vector_scaling', 'stratified_folds', 'cross_fit_calibration', 'ece_null',
-           'abstention_threshold', 'cross_fit_abstention']
+__all__ = ['fit_temperature', 'vector_scaling_loss', 'fit_vector_scaling', 'stratified_folds', 'cross_fit_calibration',
+           'ece_null', 'abstention_threshold', 'cross_fit_abstention']
 
 # %% ../nbs/31_calibration.ipynb #31000031
 def fit_temperature(
@@ -29,33 +29,38 @@ def fit_temperature(
                           bounds=(-np.log(3), np.log(3)), method="bounded", options=dict(xatol=1e-6))
     return float(np.exp(fit.x))
 
+# %% ../nbs/31_calibration.ipynb #31000039
+def vector_scaling_loss(
+    x: np.ndarray,  # float64 [2K + 1]: the logarithm of the common factor, of each class's own one, the offsets
+    z: Tensor,  # float64 [N, K], logits
+    y: Tensor,  # int64 [N], labels
+) -> tuple[float, np.ndarray]:  # of one image in the mean; its gradient, float64 [2K + 1]
+    """Negative log likelihood and prior of a vector scaling.
+
+    The factors' common part, the temperature, is free. What makes the classes differ has a normal prior around none (a
+    standard deviation of 1/4 for the logarithms of the factors, 1/2 for the offsets).
+    """
+    n, k = z.shape
+    params = torch.from_numpy(x).requires_grad_()
+    factors, offsets = params[1 : k + 1], params[k + 1 :]
+    total = nn.functional.cross_entropy(z * (params[0] + factors).exp() + offsets, y, reduction="sum")
+    value = (total + 8 * factors.square().sum() + 2 * offsets.square().sum()) / n
+    value.backward()
+    return value.item(), params.grad.numpy()
+
 # %% ../nbs/31_calibration.ipynb #3100000c
 def fit_vector_scaling(
     logits: np.ndarray,  # float [N, K]
     labels: np.ndarray,  # int [N]
     one_temperature: bool = False,  # the same factor for all classes
 ) -> Tensor:  # float32 [2, K], factors (above 0) and offsets
-    """The vector scaling with the lowest negative log likelihood (Guo et al. 2017, arXiv:1706.04599).
-
-    The factors' common part, the temperature, is free. What makes the classes differ has a normal prior around none (a
-    standard deviation of 1/4 for the logarithms of the factors, 1/2 for the offsets). It counts for little among
-    thousands of faces and holds where there are few.
-    """
+    "The vector scaling with the lowest `vector_scaling_loss` (Guo et al. 2017, arXiv:1706.04599)."
     from scipy.optimize import minimize
 
     z, y = torch.from_numpy(logits).double(), torch.from_numpy(labels).long()
-    n, k = z.shape
-
-    def loss(x):
-        x = torch.from_numpy(x).requires_grad_()
-        factors, offsets = x[1 : k + 1], x[k + 1 :]
-        total = nn.functional.cross_entropy(z * (x[0] + factors).exp() + offsets, y, reduction="sum")
-        value = (total + 8 * factors.square().sum() + 2 * offsets.square().sum()) / n
-        value.backward()
-        return value.item(), x.grad.numpy()
-
+    k = z.shape[1]
     bounds = [(-3, 3), *[(0, 0) if one_temperature else (-3, 3)] * k, *[(-3, 3)] * k]
-    x = minimize(loss, np.zeros(2 * k + 1), jac=True, method="L-BFGS-B", bounds=bounds).x
+    x = minimize(vector_scaling_loss, np.zeros(2 * k + 1), (z, y), jac=True, method="L-BFGS-B", bounds=bounds).x
     return torch.from_numpy(np.stack([np.exp(x[0] + x[1 : k + 1]), x[k + 1 :]])).float()
 
 # %% ../nbs/31_calibration.ipynb #31000011
@@ -101,20 +106,21 @@ def ece_null(
 def abstention_threshold(
     probs: np.ndarray,  # float [N, 7], rows sum to 1
     labels: np.ndarray,  # int [N]
-    wanted: float = 0.8,  # accuracy of the predictions kept, 0–1
+    target_accuracy: float = 0.8,  # accuracy of the predictions kept, 0–1
 ) -> float:  # 0–1; 1 where no confidence is high enough
     "The smallest confidence from which predictions are as accurate as wanted; below it, say 'not sure'."
     _, risk = risk_coverage(probs, labels)
-    enough = np.flatnonzero(1 - risk >= wanted)
+    enough = np.flatnonzero(1 - risk >= target_accuracy)
     return float(np.sort(probs.max(1))[::-1][enough[-1]]) if len(enough) else 1.0
 
 
 def cross_fit_abstention(
     probs: np.ndarray,  # float [N, 7], rows sum to 1
     labels: np.ndarray,  # int [N]
-    wanted: float = 0.8,  # as in `abstention_threshold`
+    target_accuracy: float = 0.8,  # as in `abstention_threshold`
 ) -> np.ndarray:  # bool [N]
     "Which predictions are kept by a threshold that was found on other images."
     fold, confidence = stratified_folds(labels), probs.max(1)
-    thresholds = [abstention_threshold(probs[fold != f], labels[fold != f], wanted) for f in range(fold.max() + 1)]
+    others = [fold != f for f in range(fold.max() + 1)]
+    thresholds = [abstention_threshold(probs[other], labels[other], target_accuracy) for other in others]
     return confidence >= np.array(thresholds)[fold]

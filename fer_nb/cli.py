@@ -27,7 +27,7 @@ __all__ = ['bench', 'SOME_HELP', 'ModelNamesArgument', 'ThreadsOption', 'HOST_HE
 # %% ../nbs/95_cli.ipynb #14022d3e
 bench = typer.Typer(cls=ErrorGroup, no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench, name="bench", help="Measure speed on this machine.")
-SOME_HELP = "All, unless some are named."
+SOME_HELP = "Models to measure; default: all."
 ModelNamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help=SOME_HELP)]
 ThreadsOption = Annotated[int | None, typer.Option(metavar="N", min=1, help="Of the network; else all cores.")]
 

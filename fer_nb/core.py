@@ -98,7 +98,7 @@ class ModelInfo:
 #: name -> `ModelInfo`; the name is also that of the module which holds the network and its recipe
 MODELS = {
     "custom_cnn": ModelInfo("Custom CNN", 48, 1, "from scratch on gray pixels, the baseline to beat"),
-    "mobilenet_v3": ModelInfo("MobileNetV3-Small", 224, 3, "the light one, for phones and weak machines"),
+    "mobilenet_v3": ModelInfo("MobileNetV3-Small", 224, 3, "the fastest, for phones and slow machines"),
     "efficientnet_b0": ModelInfo("EfficientNet-B0", 240, 3, "the default"),
     "resnet18": ModelInfo("ResNet18", 224, 3, "the stable one, easy to train"),
 }
@@ -174,7 +174,7 @@ def load_peers() -> dict[str, dict[str, dict[str, Any]]]:  # library â†’ split â
     return _read_figures("peers.json") or {}
 
 
-def load_flicker() -> dict[str, Any]:  # how it was filmed, and figures by model; empty where nothing was measured
+def load_flicker() -> dict[str, Any]:  # how the videos were made, figures by model; empty where nothing was measured
     "How often a still face's label changes in a video, as `docs/flicker.py` measured it: the content of flicker.json."
     return _read_figures("flicker.json") or {}
 

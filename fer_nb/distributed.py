@@ -14,7 +14,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,17 +39,16 @@ from ray.data.block import BlockMetadata
 from ray.data.checkpoint import CheckpointConfig
 
 from .core import EMOTIONS, FerError, atomic_write, models_dir, refuse_address
-from .images import IMAGE_SUFFIXES
-from .images import find_images
+from .images import IMAGE_SUFFIXES, find_images
 from .inference import Crop, EmotionRecognizer, ModelSource, Result, prefetch_map
 
 logging.disable(_before)
 
 # %% auto #0
-__all__ = ['FACE_SCHEMA', 'RESULT_SCHEMA', 'resolve_filesystem', 'list_images', 'PathDatasource', 'result_row', 'fetch_image',
-           'read_batch', 'RecognizerActor', 'quiet', 'ray_session', 'RunSummary', 'summarize_output', 'check_table',
-           'validate_inputs', 'run_pipeline', 'predict_dataset', 'PeakMemory', 'make_bench_photos', 'bench_process',
-           'bench_run', 'bench_scale', 'write_bench']
+__all__ = ['resolve_filesystem', 'list_images', 'PathDatasource', 'result_schema', 'result_row', 'fetch_image', 'read_batch',
+           'RecognizerActor', 'quiet', 'ray_session', 'RunSummary', 'summarize_output', 'check_table',
+           'validate_inputs', 'run_pipeline', 'check_output', 'predict_dataset', 'PeakMemory', 'make_bench_photos',
+           'bench_process', 'bench_run', 'bench_scale', 'write_bench']
 
 # %% ../nbs/76_distributed.ipynb #1c96566b
 def resolve_filesystem(
@@ -62,9 +61,7 @@ def resolve_filesystem(
     try:
         return FileSystem.from_uri(str(location))
     except (pa.ArrowException, OSError) as e:
-        reason = str(e).splitlines()[0]
-        raise FerError(f"{location} cannot be reached ({reason}). Check the address and your rights.") from None
-
+        raise FerError(f"{location} cannot be reached ({str(e).splitlines()[0]}). Check it and your rights.") from None
 
 # %% ../nbs/76_distributed.ipynb #d1f00001
 def list_images(
@@ -106,37 +103,26 @@ class PathDatasource(ray.data.Datasource):
 
     def get_read_tasks(self, *_, **__) -> list[ray.data.ReadTask]:
         "A task for each piece."
-        pieces = (self.names[i : i + self.step] for i in range(0, len(self.names), self.step))
-        return [self.read_task(piece) for piece in pieces]
-
-    @staticmethod
-    def read_task(
-        names: list[str],  # of one piece
-    ) -> ray.data.ReadTask:
-        "What gives one piece."
-        metadata = BlockMetadata(len(names), sum(map(len, names)), input_files=None, exec_stats=None)
-        return ray.data.ReadTask(lambda: [pa.table({"source": names})], metadata)
+        tables = [pa.table({"source": self.names[i : i + self.step]}) for i in range(0, len(self.names), self.step)]
+        sizes = [BlockMetadata(len(table), table.nbytes, input_files=None, exec_stats=None) for table in tables]
+        return [ray.data.ReadTask(lambda t=t: [t], size) for t, size in zip(tables, sizes, strict=True)]
 
 # %% ../nbs/76_distributed.ipynb #2ecf415d
-#: a face; `x` to `height` are pixels of the image
-FACE_SCHEMA = pa.struct(
-    dict.fromkeys(("x", "y", "width", "height"), pa.int32())
-    | dict(emotion=pa.string(), confidence=pa.float32(), is_confident=pa.bool_(), detection_score=pa.float32())
-    | dict.fromkeys(EMOTIONS, pa.float32())
-)
-
-#: an image; `error` says why it could not be read, and is empty otherwise
-RESULT_SCHEMA = pa.schema(dict(
-    source=pa.string(), width=pa.int32(), height=pa.int32(), faces=pa.list_(FACE_SCHEMA), error=pa.string(),
-    model=pa.string(),
-))  # fmt: skip
+def result_schema(
+    emotions: Sequence[str] = EMOTIONS,  # those that the model tells apart
+) -> pa.Schema:  # an image; `error` says why it could not be read, and is empty otherwise
+    "The columns of predictions. `x` to `height` of a face are pixels of the image."
+    text, int32, float32 = pa.string(), pa.int32(), pa.float32()
+    found = dict(emotion=text, confidence=float32, is_confident=pa.bool_(), detection_score=float32)
+    face = pa.struct(dict.fromkeys(("x", "y", "width", "height"), int32) | found | dict.fromkeys(emotions, float32))
+    return pa.schema(dict(source=text, width=int32, height=int32, faces=pa.list_(face), error=text, model=text))
 
 
 def result_row(
     source: str,
     result: Result,
     error: str = "",  # instead of the result's
-) -> dict:  # a row of `RESULT_SCHEMA`, without `model`
+) -> dict:  # a row of `result_schema`, without `model`
     "A result as a row."
     width, height = result.size
     faces = [face.row() for face in result.faces]
@@ -188,17 +174,18 @@ class RecognizerActor:
     def __call__(
         self,
         batch: pa.Table,  # `source`, and `image` if the images come along
-    ) -> pa.Table:  # of `RESULT_SCHEMA`
+    ) -> pa.Table:  # of `result_schema`
         "Rows for some images, in their order."
         sources, errors = batch["source"].to_pylist(), {}
         results = zip(sources, self.recognizer.stream(read_batch(batch, self.folder, errors)), strict=True)
         rows = [result_row(source, result, errors.get(source, "")) for source, result in results]
-        return pa.Table.from_pylist([row | {"model": self.recognizer.model} for row in rows], RESULT_SCHEMA)
+        schema = result_schema(self.recognizer.emotions)
+        return pa.Table.from_pylist([row | {"model": self.recognizer.model} for row in rows], schema)
 
 # %% ../nbs/76_distributed.ipynb #8c18dde6
 @contextmanager
 def quiet() -> Iterator[None]:
-    "Turn aside what Ray's programs write to standard error while this block runs."
+    "Discard what Ray's processes write to standard error while this block runs."
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         yield os.dup2(nowhere, 2)
@@ -230,7 +217,7 @@ def ray_session(
 class RunSummary:
     "What a run has left."
 
-    folder: str  # holds `predictions`, Parquet files with the columns of `RESULT_SCHEMA`, and `checkpoint`, for resume
+    folder: str  # holds `predictions`, Parquet files with the columns of `result_schema`, and `checkpoint`, for resume
     photos: int  # images, readable or not
     faces: int
     errors: int  # images that could not be read
@@ -244,7 +231,7 @@ def summarize_output(
 ) -> RunSummary:
     "Count what is there, a piece at a time."
     files, root = resolve_filesystem(out)
-    table = pyarrow.dataset.dataset(f"{root}/predictions", RESULT_SCHEMA, "parquet", files)
+    table = pyarrow.dataset.dataset(f"{root}/predictions", format="parquet", filesystem=files)
     photos = faces = errors = 0
     for batch in table.to_batches(columns=["faces", "error"]):
         photos += len(batch)
@@ -312,6 +299,23 @@ def run_pipeline(
     finally:
         context.checkpoint_config = None
 
+# %% ../nbs/76_distributed.ipynb #d1f0000e
+def check_output(
+    out: str | Path,  # folder for the predictions
+    resume: bool,  # it may have some
+    emotions: Sequence[str],  # those that the model tells apart
+) -> None:
+    "A folder that cannot take the predictions is a `FerError`."
+    files, root = resolve_filesystem(out)
+    if files.get_file_info(f"{root}/answers").type is not FileType.NotFound:
+        raise FerError(f"{out} was written by an older version, which named its folders otherwise. Name another one.")
+    found = files.get_file_info(FileSelector(f"{root}/predictions", allow_not_found=True))
+    if found and not resume:
+        raise FerError(f"{out} has predictions already. Go on with them: --resume. Or name another folder.")
+    table = found and pyarrow.dataset.dataset(f"{root}/predictions", format="parquet", filesystem=files)
+    if table and table.schema != result_schema(emotions):
+        raise FerError(f"{out} has predictions of a model that tells apart other emotions. Name another folder.")
+
 # %% ../nbs/76_distributed.ipynb #d1f00008
 def predict_dataset(
     source: str | Path | list[str | Path],  # images, folders, patterns; or Parquet with `source` and `image` (bytes)
@@ -322,6 +326,7 @@ def predict_dataset(
     threshold: float | None = None,  # 0-1
     crop: Crop = "detect",  # "whole": each image is one face
     resume: bool = False,  # leave out the images that `out` has predictions for
+    device: str = "auto",  # as `EmotionRecognizer` takes it
 ) -> RunSummary:
     """Recognize images on all cores of a machine or a cluster. Both names may be URLs such as s3://bucket/folder.
 
@@ -330,13 +335,9 @@ def predict_dataset(
     """
     models = [model] if isinstance(model, (str, Path)) else model and list(model)
     models = models and [os.path.abspath(m) if Path(m).suffix == ".onnx" else m for m in models]
-    settings = dict(model=models, min_face=min_face, tta=tta, threshold=threshold, crop=crop)
-    EmotionRecognizer(threads=1, **settings).close()  # what is wrong with them is said here, not by a worker
-    files, root = resolve_filesystem(out)
-    if not resume and files.get_file_info(FileSelector(f"{root}/predictions", allow_not_found=True)):
-        raise FerError(f"{out} has predictions already. Go on with them: --resume. Or name another folder.")
-    if files.get_file_info(f"{root}/answers").type is not FileType.NotFound:
-        raise FerError(f"{out} was written by an older version, which named its folders otherwise. Name another one.")
+    settings = dict(model=models, min_face=min_face, tta=tta, threshold=threshold, crop=crop, device=device)
+    with EmotionRecognizer(threads=1, **settings) as recognizer:  # what is wrong is said here, not by a worker
+        check_output(out, resume, recognizer.emotions)
     tables, names = validate_inputs([str(s) for s in (source if isinstance(source, list) else [source])])
     with ray_session():
         run_pipeline(tables, names, settings, out)
@@ -403,12 +404,11 @@ def bench_run(
     model: ModelSource | None,
 ) -> dict:  # workers, photos, seconds, worker_mb, driver_mb
     "One run of Ray, which has been started."
+    start = time.perf_counter()
     with PeakMemory() as memory:
-        start = time.perf_counter()
         predict_dataset(names, out, model)
-        seconds = time.perf_counter() - start
-    used = dict(worker_mb=round(memory.worker), driver_mb=round(memory.driver))
-    return dict(workers=workers, photos=len(names), seconds=seconds) | used
+    run = dict(workers=workers, photos=len(names), seconds=time.perf_counter() - start)
+    return run | dict(worker_mb=round(memory.worker), driver_mb=round(memory.driver))
 
 # %% ../nbs/76_distributed.ipynb #d1f0000a
 def bench_scale(

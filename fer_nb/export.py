@@ -229,8 +229,8 @@ class CalibrationReport:
 
 # %% ../nbs/66_export.ipynb #6c0a0008
 _ROWS = {name: (METRICS[name].title, METRICS[name].format) for name in ("accuracy", "macro_f1", "nll", "ece")} | {
-    "ece_null": ("ECE if exactly right", "{:.1%}"), "coverage": ("answers that are sure", "{:.1%}"),
-    "selective_accuracy": ("their accuracy", "{:.1%}")}
+    "ece_null": ("ECE if calibrated", "{:.1%}"), "coverage": ("coverage (not abstained)", "{:.1%}"),
+    "selective_accuracy": ("selective accuracy", "{:.1%}")}
 
 
 def calibration_figures(
@@ -368,7 +368,7 @@ def quantize_int8(
     class Faces(CalibrationDataReader):
         batches = iter(np.array_split(faces, -(-len(faces) // 16)))
 
-        def get_next(self):
+        def get_next(self) -> dict[str, np.ndarray] | None:
             batch = next(self.batches, None)
             return None if batch is None else {"faces": batch}
 

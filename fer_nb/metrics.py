@@ -91,19 +91,19 @@ def classification_metrics(
 
 # %% ../nbs/30_metrics.ipynb #30000014
 def worst_classes(
-    matrix: np.ndarray,  # int [7, 7], of `confusion_counts`; a list of lists does as well
+    matrix: np.ndarray,  # int [K, K], of `confusion_counts`; a list of lists does as well
     n: int = 2,  # how many
-    by: str = "f1",  # of `per_class_scores`
-) -> list[tuple[str, float, str, float]]:  # emotion, score (0–1), most frequent mistake, its fraction of the images
-    "The emotions with the lowest score, lowest first; an emotion without images is not among them."
+    emotions: Sequence[str] = EMOTIONS,  # the K classes
+) -> list[tuple[str, float, str, float]]:  # emotion, F1 (0–1), most frequent mistake, its fraction of the images
+    "The emotions with the lowest F1, lowest first; an emotion without images is not among them."
     matrix = np.asarray(matrix)
-    scores, support = per_class_scores(matrix)[by], matrix.sum(1)
+    scores, support = per_class_scores(matrix)["f1"], matrix.sum(1)
     found = []
     for i in sorted(np.flatnonzero(support), key=lambda i: scores[i])[:n]:
         mistaken = matrix[i] / support[i]
         mistaken[i] = 0
         j = int(mistaken.argmax())
-        found.append((EMOTIONS[i], float(scores[i]), EMOTIONS[j], float(mistaken[j])))
+        found.append((emotions[i], float(scores[i]), emotions[j], float(mistaken[j])))
     return found
 
 # %% ../nbs/30_metrics.ipynb #30000017
@@ -173,14 +173,15 @@ def risk_coverage(
 
 # %% ../nbs/30_metrics.ipynb #30000027
 def one_vs_rest_auc(
-    probs: np.ndarray,  # float [N, 7], rows sum to 1
+    probs: np.ndarray,  # float [N, K], rows sum to 1
     labels: np.ndarray,  # int [N]
+    emotions: Sequence[str] = EMOTIONS,  # the K classes
 ) -> dict[str, dict[str, float | None]]:  # emotion → auc, average_precision, 0–1; None where there is one kind only
     "Area under the ROC and the precision–recall curve of each emotion against the rest."
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     out = {}
-    for i, emotion in enumerate(EMOTIONS):
+    for i, emotion in enumerate(emotions):
         is_it, p = labels == i, probs[:, i]
         mixed = is_it.any() and not is_it.all()
         values = [float(f(is_it, p)) if mixed else None for f in (roc_auc_score, average_precision_score)]

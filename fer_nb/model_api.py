@@ -27,9 +27,10 @@ from .data.load import check_size
 from .recipe import Recipe, override, parse_setting
 
 # %% auto #0
-__all__ = ['HARMLESS', 'WEIGHTS', 'FaceClassifier', 'model_module', 'build_model', 'model_recipe', 'param_groups',
+__all__ = ['SAFE_GLOBALS', 'STATE_DICT_KEYS', 'FaceClassifier', 'model_module', 'build_model', 'model_recipe', 'param_groups',
            'load_checkpoint', 'extract_state_dict', 'checkpoint_emotions', 'adapt_input_conv', 'adapt_stem',
-           'load_partial_state', 'load_body', 'init_model', 'imagenet_state_dict', 'check_model', 'load_classifier']
+           'load_partial_state', 'load_init_weights', 'init_model', 'imagenet_state_dict', 'check_model',
+           'load_classifier']
 
 # %% ../nbs/40_model_api.ipynb #96ea745d
 class FaceClassifier(nn.Module):
@@ -136,8 +137,8 @@ def param_groups(
 # %% ../nbs/40_model_api.ipynb #6e03c90e
 _number = np.float64(0).__reduce__()[0]  # makes a NumPy scalar again
 
-#: settings and figures that others keep beside weights; nothing else is made but tensors and plain values
-HARMLESS = [
+#: types that may be unpickled beside tensors and plain values: settings and figures in other projects' checkpoints
+SAFE_GLOBALS = [
     argparse.Namespace, np.dtype, (_number, "numpy.core.multiarray.scalar"), (_number, "numpy._core.multiarray.scalar"),
     *{type(np.dtype(code)) for code in "?" + np.typecodes["AllInteger"] + np.typecodes["AllFloat"]},
 ]  # fmt: skip
@@ -148,20 +149,21 @@ def load_checkpoint(
 ) -> dict:
     "`torch.load` of tensors and plain values only: a file that would run code is a `ModelError`."
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(HARMLESS):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(SAFE_GLOBALS):
             warnings.simplefilter("ignore")  # of pickles in old protocols; they are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ModelError(f"{path} does not exist. Check the path.") from None
     except Exception as e:
-        if held := re.search(r"(?<=GLOBAL )\S+|TorchScript", str(e)):
-            how = "Save the weights alone where it was made: torch.save(model.state_dict(), 'weights.pth')"
-            raise ModelError(f"{path} holds {held[0]}, which would run code. {how}.") from e
+        if unsafe := re.search(r"(?<=GLOBAL )\S+|TorchScript", str(e)):
+            advice = "Save the weights alone where it was made: torch.save(model.state_dict(), 'weights.pth')"
+            raise ModelError(f"{path} holds {unsafe[0]}, which would run code. {advice}.") from e
         raise ModelError(f"{path} is no PyTorch file, is damaged, or holds code, which is never run.") from e
 
 # %% ../nbs/40_model_api.ipynb #d7861135
 #: what people save weights under, those that are a mean of many steps before those of the last
-WEIGHTS = ("model_state_dict", "ema", "model_ema", "state_dict_ema", "state_dict", "model", "net", "network", "weights")
+STATE_DICT_KEYS = (
+    "model_state_dict", "ema", "model_ema", "state_dict_ema", "state_dict", "model", "net", "network", "weights")
 
 
 def extract_state_dict(
@@ -169,15 +171,15 @@ def extract_state_dict(
 ) -> dict[str, Tensor]:
     "The tensors in a checkpoint: plain or under the keys people save them by, without the prefixes of wrappers."
     content = content if isinstance(content, dict) else {}
-    while nested := next((content[key] for key in WEIGHTS if isinstance(content.get(key), dict)), None):
+    while nested := next((content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), dict)), None):
         content = nested
     tensors = {re.sub(r"^((module|_orig_mod|model|net|network)\.)+", "", k): v.float() if v.is_floating_point() else v
                for k, v in content.items() if isinstance(v, Tensor) and isinstance(k, str)}
     while tensors and len(first := {k.partition(".")[0] for k in tensors}) == 1 and all("." in k for k in tensors):
         tensors = {k.removeprefix(f"{min(first)}."): v for k, v in tensors.items()}
     if not tensors:
-        how = "Save them where they were made: torch.save(model.state_dict(), 'weights.pth')"
-        raise ModelError(f"This file holds no weights. {how}.")
+        advice = "Save them where they were made: torch.save(model.state_dict(), 'weights.pth')"
+        raise ModelError(f"This file holds no weights. {advice}.")
     return tensors
 
 # %% ../nbs/40_model_api.ipynb #301ec4c6
@@ -237,7 +239,7 @@ def load_partial_state(
     return [name for name in left if not name.endswith("num_batches_tracked")]
 
 # %% ../nbs/40_model_api.ipynb #95c785b1
-def load_body(
+def load_init_weights(
     path: str | Path,  # a checkpoint
     head: Sequence[str],  # names of the submodules that make up the head
     emotions: Sequence[str],  # that are wanted
@@ -265,7 +267,7 @@ def init_model(
         names = ", ".join(["none", *module.INIT_WEIGHTS])
         raise ModelError(f"{model} cannot start from '{init}'. Give {names} or a file that exists.")
     named, head = module.INIT_WEIGHTS.get(init), module.LAYER_GROUPS[-1]
-    fresh = load_partial_state(net, named() if named else load_body(init, head, emotions), head)
+    fresh = load_partial_state(net, named() if named else load_init_weights(init, head, emotions), head)
     log(f"Starting from {init}" + (f"; new: {', '.join(fresh)}." if fresh else "."))
     return net
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .core import COLORS, EMOTIONS
+from .core import EMOTIONS, emotion_color
 from .metrics import ece_from_bins, one_vs_rest_auc, risk_coverage
 
 if TYPE_CHECKING:
@@ -97,18 +97,19 @@ def plot_risk_coverage(
 
 # %% ../nbs/32_plots.ipynb #32000015
 def plot_roc_pr(
-    probs: np.ndarray,  # float [N, 7], rows sum to 1
+    probs: np.ndarray,  # float [N, K], rows sum to 1
     labels: np.ndarray,  # int [N]
+    emotions: Sequence[str] = EMOTIONS,  # the K classes
 ) -> Figure:
     "ROC and precision–recall curves of each emotion against the rest."
     from sklearn.metrics import precision_recall_curve, roc_curve
 
     fig = _new_figure(8, 3.2, dpi=65)
     roc, pr = fig.subplots(1, 2)
-    for i, (emotion, areas) in enumerate(one_vs_rest_auc(probs, labels).items()):
+    for i, (emotion, areas) in enumerate(one_vs_rest_auc(probs, labels, emotions).items()):
         if areas["auc"] is None:
             continue
-        is_it, p, color = labels == i, probs[:, i], COLORS[emotion]
+        is_it, p, color = labels == i, probs[:, i], emotion_color(emotion)
         fpr, tpr, _ = roc_curve(is_it, p)
         precision, recall, _ = precision_recall_curve(is_it, p)
         roc.plot(fpr, tpr, color=color, label=f"{emotion} {areas['auc']:.2f}")

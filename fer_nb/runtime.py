@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from weakref import WeakValueDictionary
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before anybody imports onnxruntime
-
 import numpy as np
 
 from .core import EMOTIONS, ImageError, ModelError, after_fork, load_results, model_info, models_dir
@@ -99,16 +97,17 @@ def choose_devices(
     "The devices that are meant; one that is unknown or not installed is a `ModelError`."
     import onnxruntime as ort
 
-    there = [name for name, (provider, _) in DEVICES.items() if provider in ort.get_available_providers()]
+    available = [name for name, (provider, _) in DEVICES.items() if provider in ort.get_available_providers()]
     if device == "auto":
-        return [name for name in AUTO_DEVICES if name in there] + ["cpu"]
+        return [name for name in AUTO_DEVICES if name in available] + ["cpu"]
     if device not in DEVICES:
         raise ModelError(f"There is no device '{device}'. Give one of: auto, {', '.join(DEVICES)}.")
-    if device not in there:
+    if device not in available:
         provider, package = DEVICES[device]
-        where = "It comes with onnxruntime on macOS only" if device == "coreml" else (
+        install_hint = "It comes with onnxruntime on macOS only" if device == "coreml" else (
             f"Install it: pip uninstall onnxruntime, then pip install {package}")
-        raise ModelError(f"The device '{device}' needs ONNX Runtime's {provider}, which is not installed. {where}.")
+        missing = f"The device '{device}' needs ONNX Runtime's {provider}, which is not installed."
+        raise ModelError(f"{missing} {install_hint}.")
     return [device]
 
 # %% ../nbs/02_runtime.ipynb #d2020039
@@ -234,7 +233,11 @@ def check_crops(
     crops: np.ndarray,
 ) -> np.ndarray:  # uint8 [N, height, width], contiguous
     "The crops if they have the form that a model takes, else an `ImageError`."
-    crops = np.ascontiguousarray(crops)
+    try:
+        crops = np.ascontiguousarray(crops)
+    except ValueError:
+        hint = "Give them one size, or classify them one by one."
+        raise ImageError(f"Faces of several sizes are no array. {hint}") from None
     if crops.dtype != np.uint8 or crops.ndim != 3 or 0 in crops.shape[1:]:
         form = f"{crops.dtype} {list(crops.shape)}"
         raise ImageError(f"Faces have to be uint8 [N, height, width], gray; these are {form}.")
@@ -269,8 +272,8 @@ def open_models(
         for model in models
     ]  # fmt: skip
     if len(labels := {session_emotions(session) for session in sessions}) > 1:
-        told = " and ".join(",".join(names) for names in sorted(labels)[:2])
-        raise ModelError(f"An ensemble needs models of the same emotions in the same order; these have {told}.")
+        label_lists = " and ".join(",".join(names) for names in sorted(labels)[:2])
+        raise ModelError(f"An ensemble needs models of the same emotions in the same order; these have {label_lists}.")
     return sessions
 
 # %% ../nbs/02_runtime.ipynb #d2020043
@@ -324,7 +327,7 @@ class OnnxClassifier:
         return np.concatenate([np.zeros((0, len(self.emotions)), np.float32), *batches])
 
     def close(self) -> None:
-        "Let go of the sessions; their memory is free when nobody else uses them."
+        "Release the sessions; their memory is freed when nothing else uses them."
         self.sessions = []
 
     def __reduce__(self) -> tuple[Any, ...]:

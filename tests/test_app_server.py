@@ -170,10 +170,10 @@ def test_seconds_after_a_page_is_closed_its_photo_is_gone(server):
 
 
 def test_a_short_loss_of_the_line_is_no_closed_page(server, page):
-    from fer_nb.app.server import GRACE
+    from fer_nb.app.server import SESSION_GRACE_SECONDS
 
     assert page.upload(b"x") == 204
-    assert GRACE >= 3 and held(server)[0][1] == 1
+    assert SESSION_GRACE_SECONDS >= 3 and held(server)[0][1] == 1
 
 
 def test_a_video_of_60_megabytes_comes_in_and_of_201_not(page):

@@ -13,8 +13,8 @@ import pytest
 from conftest import FER_NB, fer_nb, one_line
 from PIL import Image
 
-from fer_nb.batch import TABLES, read_rows, rows_path
-from fer_nb.core import EMOTIONS
+from fer_nb.batch import TABLE_WRITERS, read_partial_table, read_rows, rows_path
+from fer_nb.core import EMOTIONS, FerError
 from fer_nb.data.synthetic import draw_face
 
 OPTIONS = ["--model", "custom_cnn", "--min-face", 60]
@@ -41,7 +41,7 @@ def predict(folder, table, *words):
 @pytest.fixture(scope="module")
 def rows(folder, tmp_path_factory):
     "What one process writes, by suffix."
-    tables = {suffix: tmp_path_factory.mktemp("one") / f"t{suffix}" for suffix in TABLES}
+    tables = {suffix: tmp_path_factory.mktemp("one") / f"t{suffix}" for suffix in TABLE_WRITERS}
     for table in tables.values():
         done = subprocess.run(predict(folder, table), capture_output=True, text=True)
         assert done.returncode == 1 and done.stderr.count("error: ") == 1 and not done.stdout  # broken.jpg
@@ -50,7 +50,7 @@ def rows(folder, tmp_path_factory):
 
 
 def test_each_table_holds_the_same(rows, folder, tmp_path):
-    for suffix in TABLES:
+    for suffix in TABLE_WRITERS:
         (tmp_path / f"t{suffix}").write_bytes(rows[suffix])
     names = [os.path.basename(row["source"]) for row in rows["all"]]
     assert sorted(names) == sorted(os.listdir(folder)) and len(names) == PHOTOS
@@ -124,6 +124,15 @@ def test_a_run_that_is_killed_goes_on(suffix, workers, rows, folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.parametrize("content", ['5\n', '"text"\n5\n', "[1]\n", '{"source": "a.jpg"}\n', "null\n", "GOOD5\n"])
+def test_a_table_of_something_else_is_not_continued(content, tmp_path):
+    columns = "source", "face"
+    good = '{"source": "a.jpg", "face": 1}\n'
+    (tmp_path / "t.jsonl").write_text(content.replace("GOOD", good))
+    with pytest.raises(FerError, match="is not a table of fer-nb predict"):
+        read_partial_table(tmp_path / "t.jsonl", columns)
+
+
 def test_a_finished_table_takes_more_photos(rows, folder, tmp_path):
     table = tmp_path / "t.parquet"
     some = sorted(path for path in folder.iterdir() if path.name[:2].isdigit())[:20]
@@ -167,7 +176,7 @@ def test_one_video_may_be_parquet(tmp_path):
 
     frame = np.asarray(draw_face("happy", 1, 240, zoom=0.6).convert("RGB"))
     write_images(tmp_path / "a.mp4", [frame] * 4)
-    for suffix in TABLES:
+    for suffix in TABLE_WRITERS:
         assert fer_nb("video", tmp_path / "a.mp4", "--out", tmp_path / f"t{suffix}", *OPTIONS).exit_code == 0
-    counts = [len([*read_rows(tmp_path / f"t{suffix}")]) for suffix in TABLES]
+    counts = [len([*read_rows(tmp_path / f"t{suffix}")]) for suffix in TABLE_WRITERS]
     assert counts == [4, 4, 4] and [*read_rows(tmp_path / "t.jsonl")] == [*read_rows(tmp_path / "t.parquet")]

@@ -161,7 +161,7 @@ def test_a_photo_and_its_seven_numbers(page, photos):
     numbers.last.wait_for()
     shown = sum(int(n.inner_text().split()[-1].rstrip("%")) for n in numbers.all())
     assert 97 <= shown <= 103  # seven rounded percentages
-    card.get_by_role("button", name="Where did it look?").press("Enter")
+    card.get_by_role("button", name="Which parts decided?").press("Enter")
     card.get_by_alt_text("coloured by what counted").wait_for()
 
 

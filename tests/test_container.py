@@ -67,9 +67,9 @@ def test_a_stage_is_not_root_and_its_health_is_what_is_served(stage):
     port, path = re.search(r"http://localhost:(\d+)(/[\w/]+)", last(stage, "HEALTHCHECK")).groups()
     assert port == last(stage, "EXPOSE")
     if stage == "service":
-        from fer_nb.service.server import OPEN_PATHS, PATHS
+        from fer_nb.service.server import PATHS, PUBLIC_PATHS
 
-        assert path in PATHS and path in OPEN_PATHS  # without the key
+        assert path in PATHS and path in PUBLIC_PATHS  # without the key
 
 
 @pytest.mark.parametrize("stage", ["app", "service"])

@@ -21,13 +21,13 @@ import pytest
 from PIL import Image, ImageFilter, ImageOps
 
 from fer_nb import crop_dataset as cropping
-from fer_nb.core import EMOTIONS, SPLITS, DatasetError
+from fer_nb.core import COLORS, EMOTIONS, SPLITS, DatasetError, emotion_color
 from fer_nb.crop_dataset import crop_photos
 from fer_nb.crops import crop_face
 from fer_nb.data import archives, decode
 from fer_nb.data import convert as converting
 from fer_nb.data import load as loading
-from fer_nb.data.convert import WRITERS, convert
+from fer_nb.data.convert import WRITERS, check_conversion, convert
 from fer_nb.data.dataset import CSV_ORDER, FER2013_COUNTS, FaceDataset, Split
 from fer_nb.data.decode import decode_face
 from fer_nb.data.formats import READERS
@@ -1293,6 +1293,14 @@ def test_leakage_is_said_for_each_pair_of_splits():
     assert leakage_notes(FaceDataset("x", {"Training": data["Training"]})) == []
 
 
+def test_a_page_colors_an_emotion_of_another_label_set_unlike_the_seven():
+    emotions = ("contempt", "neutral")
+    train = Split(noise(4), np.arange(4) % 2, np.array([*"abcd"]), emotions=emotions)
+    page = html_report(FaceDataset("x", {"Training": train}))
+    colors = re.findall(r'class="bar" style="width:[^;]*;background:(#\w+)"', page)
+    assert colors == [emotion_color("contempt"), COLORS["neutral"]] and len(set(colors)) == 2
+
+
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>.png", '" onerror="alert(1)', "$title ${x} $", "ä 日本"])
 def test_a_page_shows_any_name_as_text(name):
     images = np.concatenate([noise(3), np.zeros((1, 48, 48), np.uint8)])
@@ -1547,6 +1555,20 @@ def test_a_conversion_refuses_what_it_would_spoil(tmp_path):
     blank = FaceDataset("x", {"Training": black})
     with pytest.raises(DatasetError, match=r"Nothing is left of x\. Drop less"):
         convert(blank, tmp_path / "new", drop=["blank"])
+
+
+@pytest.mark.parametrize(("out", "to", "drop", "message"), [
+    (".", "csv", [], "Name a new folder, not the one you are in"),
+    ("./", "csv", [], "Name a new folder"),
+    ("new", "zip", [], "no layout 'zip'"),
+    ("new", "csv", ["ugly"], "'ugly' cannot be dropped"),
+])
+def test_a_conversion_that_cannot_work_is_refused_first(out, to, drop, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetError, match=message):
+        check_conversion(out, to, drop)
+    with pytest.raises(DatasetError, match=message):
+        convert(None, out, to, drop)  # the data are not looked at
 
 
 # ---- photos of whole persons

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from conftest import tiny_model
 from PIL import Image
 
 from fer_nb.core import EMOTIONS, FerError
@@ -127,6 +128,30 @@ def test_a_folder_of_an_older_version_is_refused(photos, tmp_path):
     (tmp_path / "answers").mkdir()
     with pytest.raises(FerError, match="older version"):
         predict_dataset(photos, tmp_path, model="custom_cnn", resume=True)
+
+
+def test_predictions_have_the_columns_of_the_models_emotions(tmp_path):
+    three = tiny_model(tmp_path / "three.onnx", {"emotions": "calm,tense,happy"}, n=3)
+    photo = draw_face("happy", 1)
+    photo.save(tmp_path / "face.png")
+    how = dict(crop="whole", device="cpu")
+    predict_dataset(tmp_path / "face.png", tmp_path / "out", model=three, **how)
+    (row,) = parquet.read_table(tmp_path / "out" / "predictions").to_pylist()
+    (face,) = row["faces"]
+    assert [face[emotion] for emotion in ("calm", "tense", "happy")] == pytest.approx([1 / 3] * 3)
+    assert predict_dataset(tmp_path / "face.png", tmp_path / "out", model=three, resume=True, **how).faces == 1
+    with pytest.raises(FerError, match="other emotions"):
+        predict_dataset(tmp_path / "face.png", tmp_path / "out", model="custom_cnn", resume=True, **how)
+
+
+def test_the_workers_use_the_device_that_is_asked_for(photos, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("fer_nb.distributed.run_pipeline", lambda tables, names, settings, out: made.append(settings))
+    monkeypatch.setattr("fer_nb.distributed.summarize_output", lambda out: None)
+    predict_dataset(photos, tmp_path, model="custom_cnn", device="cpu")
+    assert made[0]["device"] == "cpu"
+    with pytest.raises(FerError, match="device"):
+        predict_dataset(photos, tmp_path, model="custom_cnn", device="none_such")
 
 
 def test_bench_scale_counts_and_weighs():

@@ -16,7 +16,8 @@ from fer_nb import faces as faces_module
 from fer_nb.core import EMOTIONS, ImageError, ModelError, models_dir
 from fer_nb.crops import crop_face
 from fer_nb.data.synthetic import draw_face
-from fer_nb.faces import Face, detect_faces, run_network
+from fer_nb.faces import Face, Window, detect_faces, pyramid, run_network
+from fer_nb.images import MAX_PIXELS
 
 PHOTOS = os.environ.get("DLIB_FACES")  # dlib's examples/faces
 
@@ -110,24 +111,24 @@ def half_hidden(people):
 def test_closer_looks_find_half_hidden_faces(people, monkeypatch):
     found = [len(detect_faces(picture, thorough=False)) for picture in half_hidden(people)]
     assert max(found) == 1 and sum(found) >= 36  # 39 of 72
-    monkeypatch.setattr(faces_module, "CONFIRMED_LARGE", 2)
+    monkeypatch.setattr(faces_module, "MIN_LARGE_SCORE", 2)
     assert sum(len(detect_faces(picture, thorough=False)) for picture in half_hidden(people)) < sum(found)
 
 
 def test_closer_looks_only_where_nothing_else_is_found(people, monkeypatch):
-    looks, confirm = [], faces_module.confirm
+    doubts, confirm = [], faces_module.confirm
 
-    def recorded(*how, in_doubt=False):
-        looks.append(in_doubt)
-        return confirm(*how, in_doubt=in_doubt)
+    def recorded(*how, doubtful=False):
+        doubts.append(doubtful)
+        return confirm(*how, doubtful=doubtful)
 
     monkeypatch.setattr(faces_module, "confirm", recorded)
     for thorough in (False, True):
         assert detect_faces(sheet(people, 640, 480, 110, 1), thorough=thorough)
-    assert looks and not any(looks)
-    monkeypatch.setattr(faces_module, "CONFIRMED", {"short": 2, "full": 2})
+    assert doubts and not any(doubts)
+    monkeypatch.setattr(faces_module, "MIN_SCORE", {"short": 2, "full": 2})
     detect_faces(people[0], thorough=False)
-    assert any(looks)
+    assert any(doubts)
 
 
 def test_a_face_that_lies_is_found_beside_an_upright_one(people):
@@ -184,7 +185,7 @@ def test_pictures_searched_at_once_share_the_cores(people, monkeypatch):
         asked.clear()
         with ExitStack() as stack:
             for _ in range(others):
-                stack.enter_context(faces_module.counted())
+                stack.enter_context(faces_module.active_search())
             assert detect_faces(picture) == alone
         assert max(asked, default=None) == threads
     with pytest.raises(ImageError):
@@ -297,3 +298,11 @@ def test_real_photos():
     collage = detect_faces(Path(PHOTOS) / "bald_guys.jpg")
     assert len(collage) == 24  # and not the torso
     assert len(detect_faces(Path(PHOTOS) / "dogs.jpg")) <= 1  # the singer on a record's sleeve
+
+
+def test_a_smallest_face_is_bounded():
+    for size in ((3000, 4000), (480, 640), (1, 3)):
+        finest = pyramid(Window(np.broadcast_to(np.uint8(0), (*size, 3)), np.eye(3)), 1)[0].pixels
+        assert finest.shape[0] * finest.shape[1] <= 1.01 * MAX_PIXELS and finest.shape >= size
+    with pytest.raises(ImageError, match="0 or more, not -5"):
+        detect_faces(np.zeros((48, 48, 3), np.uint8), min_face=-5)

@@ -311,6 +311,12 @@ def test_predictions_follow_the_labels_of_the_file(written, tmp_path, portrait):
         EmotionRecognizer().explain(result[0].crop, "contempt")
 
 
+def test_crops_of_several_sizes_are_refused_in_a_sentence():
+    crops = [np.zeros((48, 48), np.uint8), np.zeros((64, 64), np.uint8)]
+    with pytest.raises(ImageError, match=r"Faces of several sizes are no array\. Give them one size"):
+        EmotionRecognizer("custom_cnn").classify(crops)
+
+
 def test_a_model_of_two_labels_is_drawn(tmp_path, portrait):
     labels = {"emotions": "calm,tense"}
     result = EmotionRecognizer(tiny_model(tmp_path / "two.onnx", labels, n=2))(portrait)

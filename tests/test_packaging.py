@@ -20,8 +20,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fer_nb"
 MODULES = sorted(file for file in PACKAGE.rglob("*.py") if file.name not in ("_modidx.py", "__main__.py"))
 #: what recognizes: none of it may need what only training, the app or a cluster needs
-LIGHT = {"core", "images", "runtime", "data", "prior", "faces", "drawing", "inference", "explain", "video"}
-LIGHT |= {"commands", "cli"}
+LIGHT = {"core", "images", "runtime", "data", "batch", "prior", "faces", "crops", "crop_dataset", "drawing"}
+LIGHT |= {"inference", "explain", "video", "commands", "cli"}
 
 
 def dotted(file):

@@ -155,7 +155,7 @@ def test_every_good_request_is_answered_right_whatever_else_is_asked(photos):
         assert counts.sum() == ASKED // 50 * 50 and counts[1] > 0
         assert server.memory() - memory < 100
         metrics = get(server, "/metrics")[1]
-        assert float(re.search(r"^fer_requests_in_work (\S+)", metrics, re.M)[1]) == 0
+        assert float(re.search(r"^fer_requests_in_progress (\S+)", metrics, re.M)[1]) == 0
         batches, faces = (re.search(rf"^fer_batch_faces_{word} (\S+)", metrics, re.M)[1] for word in ("count", "sum"))
         assert float(faces) > float(batches)  # some shared a batch
     after = library()
@@ -189,7 +189,7 @@ def test_the_slow_and_the_gone_leave_nothing_behind(photos):
         assert (status, message) == (408, "The request did not arrive within 1 s.")
         assert good == 200 and same(body, faces)
         deadline = time.monotonic() + 5
-        while "fer_requests_in_work 0.0" not in get(server, "/metrics")[1]:
+        while "fer_requests_in_progress 0.0" not in get(server, "/metrics")[1]:
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
@@ -211,7 +211,7 @@ def test_a_full_service_says_so_at_once(photos):
         done = [(await read_answer(reader))[0] for reader, _ in connections]
         return status, headers.get("retry-after"), took < 0.5, ready, done
 
-    with Server("waiting=3") as server:
+    with Server("concurrent_requests=3") as server:
         assert asyncio.run(full(server.port)) == (503, "1", True, 503, [200, 200, 200])
 
 

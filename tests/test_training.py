@@ -18,17 +18,20 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from fer_nb.augmentation import DRAW
 from fer_nb.cli import app
 from fer_nb.core import EMOTIONS, ModelError, RecipeError, TrainingError
 from fer_nb.data.load import load_data
 from fer_nb.data.synthetic import synthetic_dataset
-from fer_nb.model_api import load_checkpoint, load_classifier
+from fer_nb.model_api import load_checkpoint, load_classifier, model_module
 from fer_nb.recipe import RENAMED
 from fer_nb.training.callbacks import ResumeCallback
 from fer_nb.training.checkpoints import average_checkpoints
 from fer_nb.training.distillation import make_bank
 from fer_nb.training.learner import train
-from fer_nb.training.runs import list_runs
+from fer_nb.training.reproduce import read_plan
+from fer_nb.training.runs import RUN_FIELDS, list_runs, load_runs, save_runs
+from fer_nb.view_bank import ViewBank, load_bank
 
 SETTINGS = dict(epochs=4, batch_size=16, size=24, progressive_size=0, ema_decay=0.9, mixup_alpha=0.2, cutmix_alpha=0.5)
 server = multiprocessing.get_context("forkserver")
@@ -234,6 +237,68 @@ def test_two_processes_train_as_one(bf16, rel, tmp_path):
     for one, two in zip(*logs, strict=True):
         row = dict(zip(names, zip(one, two, strict=True), strict=False))
         assert row["train_loss"][0] == pytest.approx(row["train_loss"][1], rel=rel), json.dumps(row)
+
+
+def test_a_view_bank_knows_its_settings_and_its_draws(tmp_path):
+    part = synthetic_dataset(70)["Training"]
+    with pytest.raises(RecipeError, match="has no lr, erase_prob"):
+        make_bank([], synthetic_dataset(70), lr=0.1, erase_prob=0.3, max_zoom=0.1)
+    how = dict(views=1, seed=0, faces=ViewBank.hash(part), augmentation={}, teachers=[], emotions=part.emotions)
+    codes = torch.zeros(1, len(part), 7, dtype=torch.uint8)
+    for more in ({}, {"draw": list(DRAW)}):
+        ViewBank(codes, how | more).save(tmp_path / "bank.npz")
+        assert load_bank(tmp_path / "bank.npz").metadata["views"] == 1
+    ViewBank(codes, how | {"draw": [*DRAW, "gamma"]}).save(tmp_path / "bank.npz")
+    with pytest.raises(ModelError, match="drawn from other numbers"):
+        load_bank(tmp_path / "bank.npz")
+
+
+def test_a_run_is_recorded_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_NB_MODELS", str(tmp_path))
+    run = dict(zip(RUN_FIELDS, ("custom_cnn", "a note", "epochs=2", 2, 2, 24, 0.1, 1 / 3, 0.25, None), strict=True))
+    save_runs([run])
+    save_runs([*load_runs(), run, run | dict(note="another")])
+    assert [row["note"] for row in load_runs()] == ["a note", "another"]
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("best_x.pth", {"weights": torch.zeros(2)}), ("best_x.pth", [1]), ("x_state.pth", {"state_dict": {}}),
+    ("best_x.pth", {"model": "custom_cnn", "size": 24, "recipe": {}}),
+])
+def test_a_checkpoint_of_somebody_else_is_no_run(name, content, tmp_path):
+    torch.save(content, tmp_path / name)
+    torch.save({}, tmp_path / "x_metrics.pth")
+    with pytest.raises(TrainingError, match=f"{name} is no training of this library. Move it away"):
+        list_runs(tmp_path)
+
+
+TEACHER = "[t]\nmodel = custom_cnn\n"
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("[a]\nmodel = custom_cnn\nteachers = efficientnet_b0", "needs efficientnet_b0, which is no stage"),
+    (TEACHER + "[a]\nmembers = t, resnet18", "needs resnet18, which is no stage"),
+    ("[a]\nmodel = custom_cnn\ninit = imagenet", "needs imagenet, which is no stage"),
+    (TEACHER + "[a]\nviews = many\nteachers = t", "whole number from 1, not 'many'"),
+    (TEACHER + "[a]\nviews = 0\nteachers = t", "whole number from 1, not '0'"),
+    (TEACHER + "[a]\nviews = 2\nseed = x\nteachers = t", "whole number from 0, not 'x'"),
+    (TEACHER + "[a]\nviews = 2\nmax_zoom = far\nteachers = t", "max_zoom"),
+    ("[a]\nviews = 2", "names no stage in teachers"),
+    ("[a]\nmembers =", "names no stage in members"),
+    (TEACHER + "share = 2", "number of 0–1, not 2"),
+    (TEACHER + "share = nan", "number of 0–1, not nan"),
+])
+def test_a_plan_that_cannot_work_is_refused_before_it_runs(text, message, tmp_path):
+    (tmp_path / "plan.ini").write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        read_plan(tmp_path / "plan.ini")
+
+
+def test_a_plan_may_use_any_initial_weights_of_its_model(tmp_path, monkeypatch):
+    monkeypatch.setitem(model_module("custom_cnn").INIT_WEIGHTS, "vggface", dict)
+    (tmp_path / "plan.ini").write_text(TEACHER + "init = vggface\n[a]\nmodel = custom_cnn\ninit = t")
+    plan = read_plan(tmp_path / "plan.ini")
+    assert [(stage.name, stage.needs) for stage in plan.values()] == [("t", ()), ("a", ("t",))]
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch, tmp_path):

@@ -328,6 +328,26 @@ def test_an_animated_webp(tmp_path, pictures):
     (tmp_path / "cut.webp").write_bytes((tmp_path / "a.webp").read_bytes()[:60])
     with pytest.raises(VideoError, match=r"cut\.webp"):
         VideoReader(tmp_path / "cut.webp")
+    content = bytearray((tmp_path / "a.webp").read_bytes())
+    at = [i for i in range(len(content)) if content[i : i + 4] == b"ANMF"][9]
+    content[at + 32 : at + 92] = bytes(60)  # the pixels of the tenth frame
+    (tmp_path / "damaged.webp").write_bytes(content)
+    damaged = VideoReader(tmp_path / "damaged.webp")
+    assert len(list(damaged)) == 9 and "ends after 9 of 18 frames" in damaged.warning
+
+
+def test_images_become_a_whole_video_or_none(tmp_path, pictures):
+    with pytest.raises(VideoError, match=r"a\.gif does not say how to write the video. Name it \.mp4"):
+        write_images(tmp_path / "a.gif", pictures)
+
+    def broken():
+        yield from pictures[:3]
+        raise RuntimeError("no more")
+
+    (tmp_path / "a.mp4").write_bytes(b"before")
+    with pytest.raises(RuntimeError):
+        write_images(tmp_path / "a.mp4", broken())
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"] and (tmp_path / "a.mp4").read_bytes() == b"before"
 
 
 def test_numbered_pictures(tmp_path, pictures):

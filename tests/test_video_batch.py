@@ -20,7 +20,15 @@ from fer_nb.data.synthetic import draw_face
 
 pytest.importorskip("av")
 
-from fer_nb.video.batch import VideoSettings, annotated_paths, batch_columns, find_videos, process_videos
+from fer_nb.video.batch import (
+    VideoSettings,
+    annotated_paths,
+    batch_columns,
+    find_videos,
+    load_finished,
+    part_path,
+    process_videos,
+)  # fmt: skip
 from fer_nb.video.containers import VideoError, write_images
 from fer_nb.video.reader import VideoReader
 
@@ -79,6 +87,13 @@ def test_the_rows_do_not_depend_on_the_number_of_processes(workers, videos, rows
     done = run(videos, tmp_path / "rows.jsonl", workers, False)
     assert done.wait(300) == 0, done.stderr.read()
     assert (tmp_path / "rows.jsonl").read_bytes() == rows
+
+
+@pytest.mark.parametrize("line", ["5", "[]", "{}", "null", '{"summary": {"older": 1}}', '{"summary": 5}', "", "{"])
+def test_a_part_of_an_older_version_is_made_again(line, tmp_path):
+    (tmp_path / "v.mp4").touch()
+    part_path(tmp_path, str(tmp_path / "v.mp4")).write_text(line + "\n")
+    assert load_finished(tmp_path, str(tmp_path / "v.mp4"), SETTINGS) is None
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -127,9 +127,9 @@ def face_card(
     "One face: its thumbnail, the expression, its probability, the first three bars, and the others on demand."
     color, ranked = emotion_color(face.emotion), sorted(face.probabilities.items(), key=lambda kv: -kv[1])
     doubt, title = "" if face.is_confident else f"<em>{tr('not sure')}</em>", tr("Face {n}", n=number)
-    small = tr("Only {n} pixels wide: a closer photo tells more.", n=face.box[2])
+    small = tr("Only {n} pixels wide: a closer photo gives a better result.", n=face.box[2])
     tiny = f'<p class="fer-note">{small}</p>' if face.box[2] < MIN_FACE_PX else ""
-    button = f'<button type="button" data-explain="{key}">{tr("Where did it look?")}</button>'
+    button = f'<button type="button" data-explain="{key}">{tr("Which parts decided?")}</button>'
     others = f"<details><summary>{tr('All emotions')}</summary>{probability_bars(ranked[3:])}</details>"
     others = others if ranked[3:] else ""
     more = f'<div class="fer-explain">{button}<div data-explanation="{key}"></div></div>' if key else ""
@@ -172,9 +172,9 @@ def svg_image(
 # %% ../../nbs/80_app.ipynb #d37ce356
 def model_metrics(
     models: tuple[str, ...],  # names of `MODELS`; several: all that were measured
-    found: dict,  # what `measured` gave
+    found: dict,  # of `load_results`
 ) -> dict:  # a row of it; empty if there is none
-    "The figures of a choice with one view, on the split that nothing was chosen on, else on the other."
+    "The figures of a choice with one view, on PrivateTest if it was measured, else on PublicTest."
     if len(models) > 1 and {*models} != {*found.get("models", {})}:
         return {}
     model = models[0] if len(models) == 1 else "ensemble"
@@ -184,7 +184,7 @@ def model_metrics(
 # %% ../../nbs/80_app.ipynb #0cf2b3fc
 def model_cost(
     models: tuple[str, ...],  # names of `MODELS`; several answer together
-    found: dict,  # what `measured` gave
+    found: dict,  # of `load_results`
 ) -> tuple[float, float | None]:  # megabytes, milliseconds per face
     "What a choice costs: an ensemble loads and runs each of its models."
     size = sum((models_dir() / f"{model}.onnx").stat().st_size for model in models) / 1e6
@@ -194,7 +194,7 @@ def model_cost(
 
 def model_caption(
     models: tuple[str, ...],  # names of `MODELS`
-    found: dict,  # what `measured` gave
+    found: dict,  # of `load_results`
 ) -> str:  # Markdown
     "Accuracy, speed and size in one line."
     row, (size, time) = model_metrics(models, found), model_cost(models, found)
@@ -252,7 +252,7 @@ def model_labels() -> dict[tuple[str, ...], str]:  # a choice -> how the page ca
 
 
 def model_details(
-    found: dict,  # what `measured` gave
+    found: dict,  # of `load_results`
 ) -> str:  # Markdown
     "What each choice is, its accuracy and its cost."
     together = tr("a weighted mean of their answers")
@@ -263,7 +263,7 @@ def model_details(
 def from_address(
     name: str,  # of a choice, and of its place in the address
     options: list[str],
-):
+) -> None:
     "Start with what the page's address says, before the widget of that key is made."
     if name not in st.session_state and st.query_params.get(name) in options:
         st.session_state[name] = st.query_params[name]
@@ -272,7 +272,7 @@ def from_address(
 def to_address(
     name: str,  # of a choice, and of its place in the address
     value: str,
-):
+) -> None:
     "Put a choice into the page's address."
     if st.query_params.get(name) != value:
         st.query_params[name] = value
@@ -305,7 +305,7 @@ def get_recognizer(
     return EmotionRecognizer(models, 1, min_face, thorough=not min_face)  # live: fast
 
 # %% ../../nbs/80_app.ipynb #40d7b7e6
-def inject_css():
+def inject_css() -> None:
     "What makes all pages look alike."
     st.html(stylesheet())
 
@@ -313,7 +313,7 @@ def inject_css():
 def page_header(
     words: str,
     lead: str,  # one sentence
-):
+) -> None:
     "What a page is for."
     st.title(tr(words), anchor=False)
     st.html(f'<p class="fer-lead">{tr(lead)}</p>')
@@ -325,17 +325,17 @@ def remote_host() -> str:  # empty: this machine
     return "" if host in ("", "localhost", "127.0.0.1", "::1") else host
 
 
-def notices():
-    "What an answer is not, and what happens to a photo: on every page, at every width."
+def notices() -> None:
+    "The notices on every page: what a prediction does not say, and that photos are not stored."
     host = remote_host()
     st.html(
         f'<p class="fer-notice"><strong>{tr("An expression is not an emotion.")}</strong> '
         + tr("The answer is how people would label this face, not what the person feels, and it is often wrong.") + " "
-        + tr("Never decide anything about anyone by it.") + "</p>"
+        + tr("Do not use it for decisions about people.") + "</p>"
     )  # fmt: skip
     words = "Photos, videos and camera pictures are read in the memory of {where}, by a model that runs there."
     words = tr(words, where=html.escape(host) or tr("this machine"))
-    gone = tr("Nothing is stored and nothing is passed on; seconds after you close the page all is gone.")
+    gone = tr("Nothing is stored or passed on; all data is deleted seconds after you close the page.")
     title = tr("Nothing is kept.") if host else tr("Nothing leaves this machine.")
     st.html(f'<p class="fer-note fer-privacy"><strong>{title}</strong> {words} {gone}</p>')
 
@@ -349,8 +349,8 @@ def escape_markdown(
 
 def show_error(
     problem: FerError | str,
-):
-    "A sentence on what is wrong; the page lives on."
+) -> None:
+    "Show an error as a warning; the page stays usable."
     st.warning(escape_markdown(str(problem)), icon=":material/broken_image:")
 
 # %% ../../nbs/80_app.ipynb #8a38cde6
@@ -390,6 +390,6 @@ def download(
     data,  # bytes, or a function that makes them when they are asked for
     name: str,  # of the file
     icon: str,  # of Google's Material Symbols
-):
+) -> None:
     "A download button."
     st.download_button(tr(label), data, name, on_click="ignore", type="tertiary", icon=f":material/{icon}:")

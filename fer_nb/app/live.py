@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from functools import cache
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -25,13 +26,17 @@ from ..images import load_image
 from ..video.reader import Frame
 from ..video.tracking import FrameResult, track_video
 
+if TYPE_CHECKING:
+    import anyio
+    from starlette.websockets import WebSocket
+
 # %% auto #0
 __all__ = ['MAX_LIVE_SIDE', 'MAX_LIVE_SCANS', 'LIVE_MIN_FACE', 'LIVE_TEXTS', 'CAMERA_ERRORS', 'PushedFrames', 'decode_live_frame',
            'live_message', 'live_threads', 'live_endpoint', 'own_hosts', 'tr_js', 'live_view', 'live_data']
 
 # %% ../../nbs/84_app_live.ipynb #000789a7
 class PushedFrames:
-    "A video whose frames are pushed one at a time: put one into `content`, then take one step of `watch`."
+    "A video whose frames are pushed one at a time: set `content`, then take one step of `track_video`."
 
     live = True
 
@@ -63,15 +68,15 @@ def decode_live_frame(
 
 # %% ../../nbs/84_app_live.ipynb #d2e92d3c
 def live_message(
-    moment: FrameResult,
+    result: FrameResult,
 ) -> dict:  # as JSON
     "What the browser has to know of a frame."
     faces = [
         {"number": n, "box": face.box, "emotion": face.emotion, "is_confident": face.is_confident,
          "probabilities": [*face.probabilities.values()]}
-        for n, face in zip(moment.tracks, moment.faces, strict=True)
+        for n, face in zip(result.tracks, result.faces, strict=True)
     ]  # fmt: skip
-    height, width = moment.frame.image.shape[:2]
+    height, width = result.frame.image.shape[:2]
     return dict(width=width, height=height, faces=faces)
 
 # %% ../../nbs/84_app_live.ipynb #78255c1d
@@ -79,7 +84,7 @@ LIVE_MIN_FACE = 77  # pixels
 
 
 @cache
-def live_threads():  # -> anyio.CapacityLimiter
+def live_threads() -> anyio.CapacityLimiter:
     "The threads that all cameras share."
     from anyio import CapacityLimiter
 
@@ -87,8 +92,8 @@ def live_threads():  # -> anyio.CapacityLimiter
 
 # %% ../../nbs/84_app_live.ipynb #4631b343
 async def live_endpoint(
-    socket,  # starlette.websockets.WebSocket
-):
+    socket: WebSocket,
+) -> None:
     "JPEGs in, faces out, one for one, until the browser hangs up."
     from anyio import to_thread
     from starlette.websockets import WebSocketDisconnect
@@ -101,11 +106,11 @@ async def live_endpoint(
     camera = PushedFrames()
     try:
         recognizer = await to_thread.run_sync(get_recognizer, models, LIVE_MIN_FACE, limiter=live_threads())
-        moments = track_video(camera, recognizer)
+        results = track_video(camera, recognizer)
         while True:
             camera.content = await socket.receive_bytes()
-            moment = await to_thread.run_sync(next, moments, limiter=live_threads())
-            await socket.send_json(live_message(moment))
+            result = await to_thread.run_sync(next, results, limiter=live_threads())
+            await socket.send_json(live_message(result))
     except WebSocketDisconnect:
         pass
     except FerError as problem:
@@ -120,8 +125,8 @@ def own_hosts(
 
 # %% ../../nbs/84_app_live.ipynb #1a333a4a
 LIVE_TEXTS = {
-    "start": "Start the camera", "starting": "Starting …", "stop": "Stop", "nobody": "No face in sight",
-    "promise": "Its pictures are read and forgotten.", "past": "20 seconds ago", "present": "now",
+    "start": "Start the camera", "starting": "Starting …", "stop": "Stop", "nobody": "No face found",
+    "promise": "Its pictures are processed and not stored.", "past": "20 seconds ago", "present": "now",
     "which": "Face", "largest": "The largest", "face": "Face {n}", "camera": "Camera", "unsure": "not sure",
     "threshold": "Not sure below", "smallest": "Smallest face", "baseline": "This is my resting face",
     "record": "Record", "recording": "Stop recording", "rate": "{n} pictures a second", "video": "The camera's picture",
@@ -142,13 +147,13 @@ CAMERA_ERRORS = {
     "denied": "The browser may not use the camera. Allow it in the address bar and start again, or take a snapshot.",
     "none": "There is no camera, or it was unplugged. Plug one in and start again, or take a snapshot.",
     "busy": "Another program has the camera. Close it and start again, or take a snapshot.",
-    "server": "The line to the server broke. Start again, or take a snapshot.",
+    "server": "The connection to the server was lost. Start again, or take a snapshot.",
 }
 
 
 def live_view(
     models: tuple[str, ...],  # names of `MODELS`
-):
+) -> None:
     "The camera's picture with boxes, emotions, and how they move; a snapshot or a photo where there is no live camera."
     files = {kind: asset(f"live.{kind}") for kind in ("html", "css", "js")}
     component = st.components.v2.component("fer_live", **files)

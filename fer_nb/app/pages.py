@@ -50,8 +50,8 @@ def source_picker() -> str:  # a key of `SOURCES`
     return source
 
 
-def faces_page():
+def faces_page() -> None:
     "The page that names what faces show."
-    page_header("What does this face show?", "A photo in, an expression for every face out. Nothing is kept.")
+    page_header("What does this face show?", "Give a photo and get an expression for every face. Nothing is stored.")
     models = model_picker()
     SOURCES[source_picker()].view(models)

@@ -62,7 +62,7 @@ def keep_uploads(
 
 def clear_button(
     source: str,
-):
+) -> None:
     "Forget a source's photos and results, and begin with an empty widget."
     def clear():
         st.session_state.pop(f"kept {source}", None)
@@ -139,7 +139,7 @@ def synthetic_photo() -> list[InputPhoto]:
             tr("Expression"), [*EMOTIONS, ALL_SEVEN], format_func=tr, required=True, label_visibility="collapsed",
             key="expression", persist_state="session",
         )  # fmt: skip
-        st.button(tr("Somebody else"), icon=":material/refresh:", on_click=lambda: state.update(seed=turn + 1))
+        st.button(tr("Another person"), icon=":material/refresh:", on_click=lambda: state.update(seed=turn + 1))
     st.caption(tr("Drawn by this app, and chosen so that all models read them. Photos are harder."))
     return [sample_photo(which, turn % 2)]  # there are two of each
 
@@ -165,7 +165,7 @@ def gallery_faces() -> dict[str, str]:  # expression -> `data_uri`
     return {e: data_uri(draw_face(e, seeds[0], size=192, zoom=0.8)) for e, seeds in SAMPLE_SEEDS.items()}
 
 
-def expression_gallery():
+def expression_gallery() -> None:
     "The seven expressions, each a button that has it read."
     st.html(f'<p class="fer-note">{tr("No photo at hand? Take one of these. They are drawn.")}</p>')
     with st.container(horizontal=True, key="gallery"):

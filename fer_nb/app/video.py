@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ from ..video.tracking import track_video, video_columns
 
 # %% auto #0
 __all__ = ['VIDEO_TYPES', 'MAX_SECONDS', 'MAX_FRAMES', 'MAX_VIDEO_MB', 'MAX_SHOWN', 'VideoResult', 'analyze_video',
-           'rename_in_errors', 'VideoJob', 'time_left', 'start_job', 'held_spans', 'timeline_figure', 'emotion_legend',
+           'rename_in_errors', 'VideoJob', 'time_left', 'start_job', 'track_spans', 'timeline_figure', 'emotion_legend',
            'upload_video', 'video_view', 'wait_for', 'show_video', 'track_summary', 'video_downloads']
 
 # %% ../../nbs/83_app_video.ipynb #6340bf04
@@ -60,25 +60,25 @@ def analyze_video(
 ) -> VideoResult:
     "Read a video: who, what, when, and the video with boxes. `frac` is 0-1, or None where the length is unknown."
     with in_memory_tempdir(3 * len(content)) as folder:
-        source, drawing = folder / ("film" + Path(name).suffix.lower()), folder / "drawing.webm"
+        source, drawing = folder / ("video" + Path(name).suffix.lower()), folder / "drawing.webm"
         source.write_bytes(content)
         with rename_in_errors(name, source):
-            film = VideoReader(source)
-        whole = min(film.frame_count or 9000, int(MAX_SECONDS * film.fps))  # frames that are read, or passed over
-        film.stride = max(1, -(-whole // MAX_FRAMES))
+            video = VideoReader(source)
+        n_frames = min(video.frame_count or 9000, int(MAX_SECONDS * video.fps))  # frames that are read, or passed over
+        video.stride = max(1, -(-n_frames // MAX_FRAMES))
         timeline, rows, read_to = Timeline(240), [], None
-        with video_writer(drawing, film) as add:
-            for moment in track_video(film, get_recognizer(models)):
-                if moment.frame.time > MAX_SECONDS:
+        with video_writer(drawing, video) as add:
+            for result in track_video(video, get_recognizer(models)):
+                if result.frame.time > MAX_SECONDS:
                     read_to = MAX_SECONDS
                     break
-                timeline.add(moment)
-                rows += [{"model": "+".join(models)} | row for row in moment.rows()]
-                add(moment)
-                if progress(moment.frame.time, film.frame_count and min(1.0, moment.frame.number / whole)):
-                    read_to = moment.frame.time
+                timeline.add(result)
+                rows += [{"model": "+".join(models)} | row for row in result.rows()]
+                add(result)
+                if progress(result.frame.time, video.frame_count and min(1.0, result.frame.number / n_frames)):
+                    read_to = result.frame.time
                     break
-        note = film.warning.replace(source.name, name)
+        note = video.warning.replace(source.name, name)
         return VideoResult(name, timeline, rows, drawing.read_bytes(), note, read_to)
 
 # %% ../../nbs/83_app_video.ipynb #09876e2e
@@ -86,7 +86,7 @@ def analyze_video(
 def rename_in_errors(
     name: str,  # of the visitor's file
     source: Path,  # our copy
-):
+) -> Iterator[None]:
     "What is said about our copy of a file is said about the file."
     try:
         yield
@@ -98,7 +98,7 @@ def rename_in_errors(
 class VideoJob:
     "A video that is read in a thread."
 
-    wanted: Callable[[], bool] = lambda: True  # False: the visitor has gone
+    is_active: Callable[[], bool] = lambda: True  # False: the visitor has gone
     seconds: float = 0.0  # of the video that are read
     frac: float | None = None  # of it, 0-1; None: unknown
     started: float = field(default_factory=time.monotonic)
@@ -111,9 +111,9 @@ class VideoJob:
     def report(self, seconds: float, frac: float | None) -> bool:  # whether to stop
         "Called after each frame."
         self.seconds, self.frac = seconds, frac
-        return self.stop.is_set() or not self.wanted()
+        return self.stop.is_set() or not self.is_active()
 
-    def run(self, *arguments):  # of `analyze_video`
+    def run(self, *arguments) -> None:  # of `analyze_video`
         "What the thread does."
         try:
             self.result = analyze_video(*arguments, self.report)
@@ -147,7 +147,7 @@ def start_job(
     return job
 
 # %% ../../nbs/83_app_video.ipynb #3f3c58e2
-def held_spans(
+def track_spans(
     timeline: Timeline,
     track: int,  # the face's number
 ) -> list[tuple[float, float, list[float]]]:  # start and end in seconds, the mean of each probability
@@ -166,7 +166,7 @@ def timeline_figure(
 ) -> str:  # HTML
     "The probabilities of a face over time, stacked."
     end, paths = max(timeline.end, timeline.step), dict.fromkeys(timeline.emotions, "")
-    for start, stop, means in held_spans(timeline, row["track"]):
+    for start, stop, means in track_spans(timeline, row["track"]):
         x, width, y = 100 * start / end, 100 * (stop - start) / end + 0.05, 0.0
         for emotion, mean in zip(timeline.emotions, means, strict=True):
             paths[emotion] += f"M{x:.2f} {y:.2f}h{width:.2f}v{100 * mean:.2f}h{-width:.2f}z"
@@ -204,11 +204,12 @@ def upload_video() -> tuple[str, str, bytes] | None:  # id, name, content
 # %% ../../nbs/83_app_video.ipynb #050bb443
 def video_view(
     models: tuple[str, ...],  # names of `MODELS`
-):
+) -> None:
     "A video from a file: progress, the video with boxes, its timeline, its downloads."
     if (video := upload_video()) is None:
         words = "Each face is followed and numbered; you get the video with boxes, a timeline, and a table."
-        return st.caption(tr(words))
+        st.caption(tr(words))
+        return
     clear_button("video")
     jobs = st.session_state.setdefault("video jobs", {})
     if models not in jobs:
@@ -246,7 +247,7 @@ MAX_SHOWN = 6  # faces; the others on demand
 def show_video(
     result: VideoResult,
     models: tuple[str, ...],  # names of `MODELS`
-):
+) -> None:
     "The video with its boxes, who was in it, and what there is to take along."
     faces, emotions = result.timeline.summary(), result.timeline.emotions
     if result.read_to is not None:
@@ -287,7 +288,7 @@ def video_downloads(
     result: VideoResult,
     faces: list[dict],  # the timeline's summary
     models: tuple[str, ...],  # names of `MODELS`
-):
+) -> None:
     "The video with boxes, the table, the JSON; they stay in view."
     stem = safe_stem(result.name)
     columns = ("model", *video_columns(result.timeline.emotions))

@@ -66,8 +66,8 @@ def bench_photo(
         many = [photo] * (16 if thorough else 96)
         rate = len(many) / timeit.timeit(lambda: recognizer(many), number=1)
     ratio = times["find"] / times["whole_view"]
-    how = {"model": str(model), "thorough": thorough}
-    return how | times | {"find_ratio": round(ratio, 1), "photos_per_second": round(rate, 1)}
+    settings = {"model": str(model), "thorough": thorough}
+    return settings | times | {"find_ratio": round(ratio, 1), "photos_per_second": round(rate, 1)}
 
 # %% ../../nbs/85_bench_inference.ipynb #7da23926
 def matmul_baseline(
@@ -186,8 +186,8 @@ def bench_devices() -> list[dict[str, Any]]:  # model, device, ms_alone, ms_in_b
     import onnxruntime as ort
 
     rows, faces = [], np.stack([np.asarray(draw_face("happy", i)) for i in range(BATCH_FACES)])
-    there = [name for name, (provider, _) in DEVICES.items() if provider in ort.get_available_providers()]
-    for model, device in product(available_models(), there):
+    available = [name for name, (provider, _) in DEVICES.items() if provider in ort.get_available_providers()]
+    for model, device in product(available_models(), available):
         try:
             recognizer = EmotionRecognizer(model, device=device)
             alone = median_ms(partial(recognizer.classify, faces[:1]))

@@ -9,7 +9,7 @@ import codecs
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -170,14 +170,14 @@ def parse_prior_option(
 
 # %% ../../nbs/92_commands.ipynb #6c0b0001
 def common_input(
-    names: list[str],  # models
+    models: Sequence[str | Path],  # names, checkpoints or exported files
 ) -> dict[str, Any]:  # `size` (pixels) and `emotions` of `load_data`
     "How faces are read for some models; different label sets are a `FerError`, before anything is read."
     with require_extra("train"):
         from fer_nb.evaluation.evaluate import load_predictor
-    predictors = [load_predictor(name)[1] for name in names]
+    predictors = [load_predictor(model)[1] for model in models]
     if len({predict.emotions for predict in predictors}) > 1:
-        raise FerError("These models tell apart different emotions. Evaluate those of one label set at a time.")
+        raise FerError("These models tell apart different emotions. Name those of one label set.")
     return dict(size=max(predict.face_size for predict in predictors), emotions=predictors[0].emotions)
 
 # %% ../../nbs/92_commands.ipynb #f4cd0605

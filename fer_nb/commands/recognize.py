@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..batch import AddRows, appending_table, map_processes, read_partial_table, rows_path, write_table
+from ..batch import AddRows, appending_table, map_processes, read_partial_table, rows_path, table_writer
 from fer_nb.commands.base import (
     CropOption, DeviceOption, JsonOption, MinFaceOption, ModelOption, PriorOption, ThresholdOption, TtaOption, app,
     file_error, parse_prior_option, require_extra,
@@ -25,13 +25,13 @@ from fer_nb.commands.base import (
 from ..core import FerError, atomic_write
 
 # %% auto #0
-__all__ = ['DRAWING_SUFFIXES', 'PIECE', 'PHOTOS_HELP', 'RAY_HELP', 'PhotosArgument', 'TABLE_HELP', 'TableOption',
+__all__ = ['DRAWING_SUFFIXES', 'CHUNK_SIZE', 'PHOTOS_HELP', 'RAY_HELP', 'PhotosArgument', 'TABLE_HELP', 'TableOption',
            'ResumeTableOption', 'AnnotateOption', 'EngineOption', 'JsonLinesOption', 'WorkersOption', 'VideoOutOption',
            'TimelineOption', 'StrideOption', 'SmoothOption', 'VIDEO_HELP', 'FRAMES_HELP', 'VideosArgument',
            'FramesOption', 'SecondsOption', 'FOLDER_HELP', 'VideoFolderOption', 'annotated_path', 'write_annotated',
-           'PhotoReport', 'report_photos', 'report_piece', 'report_all', 'printing_results', 'cmd_predict',
-           'predict_on_ray', 'photos_to_do', 'predict_here', 'pass_on', 'rows_before', 'cmd_video', 'follow_one',
-           'follow_many', 'follow_faces', 'frame_table', 'print_tracks']
+           'PhotoReport', 'report_photos', 'report_chunk', 'report_all', 'result_printer', 'cmd_predict',
+           'predict_on_ray', 'pending_photos', 'predict_locally', 'write_reports', 'load_previous_rows', 'cmd_video',
+           'track_one_video', 'track_videos', 'write_tracks', 'frame_table', 'print_tracks']
 
 # %% ../../nbs/94_commands_recognize.ipynb #5d4b0780
 DRAWING_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # formats that are kept; the others become PNG
@@ -61,12 +61,12 @@ def write_annotated(
     return result
 
 # %% ../../nbs/94_commands_recognize.ipynb #c4a10002
-PIECE = 16  # photos that a process is given at once
+CHUNK_SIZE = 16  # photos that a process is given at once
 
 
 @dataclass(frozen=True)
 class PhotoReport:
-    "What is told of a photo."
+    "The result of one photo: table rows, JSON, text and error."
 
     source: str
     rows: list[dict[str, Any]]  # of a table
@@ -88,34 +88,34 @@ def report_photos(
         yield PhotoReport(result.source, result.rows(), result.to_dict(), str(result), result.error)
 
 # %% ../../nbs/94_commands_recognize.ipynb #c4a10003
-def report_piece(
+def report_chunk(
     recognizer: Any,  # `EmotionRecognizer`
-    piece: tuple[list[str], Path | None, str],  # the rest of what `report_photos` takes
+    chunk: tuple[list[str], Path | None, str],  # the rest of what `report_photos` takes
 ) -> list[PhotoReport]:
     "In another process."
-    return list(report_photos(recognizer, *piece))
+    return list(report_photos(recognizer, *chunk))
 
 
 def report_all(
     recognizer: Any,  # `EmotionRecognizer`, for one process
-    make: Callable[..., Any],  # opens another one
+    make_recognizer: Callable[..., Any],  # opens another one
     photos: list[str],
     annotate: Path | None,
     root: str,
     workers: int,
 ) -> Iterator[PhotoReport]:  # in the order of the photos
     "All photos, in one process or several."
-    pieces = [(photos[i : i + PIECE], annotate, root) for i in range(0, len(photos), PIECE)]
-    workers = min(workers, len(pieces))
+    chunks = [(photos[i : i + CHUNK_SIZE], annotate, root) for i in range(0, len(photos), CHUNK_SIZE)]
+    workers = min(workers, len(chunks))
     if workers < 2:
         yield from report_photos(recognizer, photos, annotate, root)
         return
-    for reports in map_processes(report_piece, pieces, make, workers):
+    for reports in map_processes(report_chunk, chunks, make_recognizer, workers):
         yield from reports
 
 # %% ../../nbs/94_commands_recognize.ipynb #8963d1b2
 @contextmanager
-def printing_results(
+def result_printer(
     model: str,  # the recognizer's
     form: str,  # "json": one list; "jsonl": a line a photo; "text": lines for people; empty: nothing
 ) -> Iterator[Callable[[PhotoReport], None]]:
@@ -171,14 +171,15 @@ def cmd_predict(
 ) -> None:
     "Name the expression of every face in photos."
     settings: dict[str, Any] = dict(model=model or None, min_face=min_face, tta=tta, threshold=threshold, crop=crop)
-    more = dict(prior=parse_prior_option(prior), device=device)
+    settings |= dict(device=device)
+    more = dict(prior=parse_prior_option(prior))
     form = "json" if as_json else "jsonl" if json_lines else "text"
     if engine:
         if engine != "ray" or not table or annotate or form != "text" or prior or workers > 1:
             raise FerError("Very many photos: --engine ray --out DIR, and no other output, --prior or --workers.")
         failed = predict_on_ray(paths, table, resume, settings)
     else:
-        failed = predict_here(paths, form, table, resume, annotate, settings | more, workers)
+        failed = predict_locally(paths, form, table, resume, annotate, settings | more, workers)
     raise typer.Exit(int(failed > 0))
 
 # %% ../../nbs/94_commands_recognize.ipynb #d9d45a8b
@@ -201,12 +202,12 @@ def predict_on_ray(
     return summary.errors
 
 # %% ../../nbs/94_commands_recognize.ipynb #e5a1fa39
-def photos_to_do(
+def pending_photos(
     paths: list[str],  # as given on the command line
     annotate: Path | None,  # folder for annotated photos
     done: set[str],  # sources that need not be read again
 ) -> tuple[list[str], str]:  # photos in the order given, and the folder that all are in
-    "The photos that are meant, without those that are done and those that are annotated copies of others."
+    "The photos that are still to be read: not those that are done, not annotated outputs of earlier runs."
     from fer_nb.images import source_name
     from fer_nb.images import find_images
 
@@ -220,7 +221,7 @@ def photos_to_do(
     return [path for path in originals if source_name(path) not in done], root
 
 # %% ../../nbs/94_commands_recognize.ipynb #1503f2e4
-def predict_here(
+def predict_locally(
     paths: list[str],
     form: str,  # of what is printed: "json", "jsonl" or "text", which is for runs without a table or drawings
     table: Path | None,
@@ -237,20 +238,20 @@ def predict_here(
     if workers > 1 and settings["prior"] == "em":
         raise FerError("--prior em learns from one photo after the other. Leave out --workers.")
     form = "" if form == "text" and (table or annotate) else form
-    make = partial(EmotionRecognizer, **settings)
+    make_recognizer = partial(EmotionRecognizer, **settings)
     with ExitStack() as stack:
-        recognizer = stack.enter_context(make())
+        recognizer = stack.enter_context(make_recognizer())
         columns = recognizer.columns
-        before = rows_before(table, resume, columns)
-        photos, root = photos_to_do(paths, annotate, {row["source"] for row in before})
+        before = load_previous_rows(table, resume, columns)
+        photos, root = pending_photos(paths, annotate, {row["source"] for row in before})
         add_rows = stack.enter_context(appending_table(table, columns, before)) if table else lambda rows: None
-        show = stack.enter_context(printing_results(recognizer.model, form))
-        reports = report_all(recognizer, make, photos, annotate, root, workers)
+        show = stack.enter_context(result_printer(recognizer.model, form))
+        reports = report_all(recognizer, make_recognizer, photos, annotate, root, workers)
         bar = tqdm(reports, total=len(photos), unit="photo", disable=True if form else None)  # None: in a terminal
-        return pass_on(bar, add_rows, show)
+        return write_reports(bar, add_rows, show)
 
 # %% ../../nbs/94_commands_recognize.ipynb #c4a10004
-def pass_on(
+def write_reports(
     reports: Iterable[PhotoReport],
     add_rows: AddRows,
     show: Callable[[PhotoReport], None],
@@ -266,7 +267,7 @@ def pass_on(
     return failed
 
 # %% ../../nbs/94_commands_recognize.ipynb #f8d02a3b
-def rows_before(
+def load_previous_rows(
     table: Path | None,  # the table to write
     resume: bool,  # True: it may be there
     columns: tuple[str, ...],
@@ -315,15 +316,15 @@ def cmd_video(
     "Follow the faces in videos or before a webcam; Ctrl-C stops a webcam."
     settings = dict(model=model or None, tta=tta, threshold=threshold, min_face=min_face)
     if len(sources) == 1 and not os.path.isdir(sources[0]) and not (annotate or resume or workers > 1):
-        return follow_one(sources[0], settings, stride, smooth, seconds, table, video_out, timeline, as_json)
+        return track_one_video(sources[0], settings, stride, smooth, seconds, table, video_out, timeline, as_json)
     if not table or video_out or timeline:
         raise FerError("Many videos leave one table: --out FILE. --video-out and --timeline are for one video.")
     settings |= dict(stride=stride, smooth=smooth, seconds=seconds)
-    failed = follow_many(sources, table, settings, workers, resume, annotate, as_json)
+    failed = track_videos(sources, table, settings, workers, resume, annotate, as_json)
     raise typer.Exit(int(failed > 0))
 
 # %% ../../nbs/94_commands_recognize.ipynb #86efe904
-def follow_one(
+def track_one_video(
     source: str,  # a file, an address, or the number of a webcam
     settings: dict[str, Any],  # of the recognizer
     stride: int,
@@ -334,22 +335,24 @@ def follow_one(
     timeline: Path | None,
     as_json: bool,
 ) -> None:
-    "One video or webcam: everything that can be had from it."
+    "Track one video or webcam, and write its table, timeline and annotated video."
     from fer_nb.inference import EmotionRecognizer
 
     with require_extra("video"):
-        from fer_nb.video.output import Timeline
+        from fer_nb.video.output import Timeline, check_outputs
         from fer_nb.video.reader import VideoReader
-    frames, seen = VideoReader(int(source) if source.isdecimal() else source, stride), Timeline()
+    video = int(source) if source.isdecimal() else source
+    check_outputs(video, video=video_out, timeline=timeline, table=table)
+    frames, seen = VideoReader(video, stride), Timeline()
     with EmotionRecognizer(**settings) as recognizer:
-        follow_faces(frames, recognizer, seen, video_out, table, smooth, seconds)
+        write_tracks(frames, recognizer, seen, video_out, table, smooth, seconds)
     if timeline:
         with atomic_write(timeline) as part:
             seen.draw().save(part)
     print_tracks(source, seen, frames.warning if seconds is None else "", as_json)
 
 # %% ../../nbs/94_commands_recognize.ipynb #201dd23f
-def follow_many(
+def track_videos(
     sources: list[str],
     table: Path,
     settings: dict[str, Any],  # of `VideoSettings`
@@ -364,7 +367,7 @@ def follow_many(
     with require_extra("video"):
         from fer_nb.video.batch import VideoSettings, process_videos
 
-    def tell(summary: Any, done: int, total: int) -> None:
+    def show_progress(summary: Any, done: int, total: int) -> None:
         bar.total = bar.n + 1 + total - done  # without those of an earlier run
         bar.update()
         with tqdm.external_write_mode():
@@ -374,13 +377,13 @@ def follow_many(
                 typer.echo(f"{done}/{total} {summary.source}: {summary.frames} frames, faces: {len(summary.tracks)}")
 
     with tqdm(unit="video", disable=None) as bar:
-        summaries = process_videos(sources, table, VideoSettings(**settings), workers, resume, annotate, tell)
+        summaries = process_videos(sources, table, VideoSettings(**settings), workers, resume, annotate, show_progress)
     if as_json:
         typer.echo(json.dumps([asdict(summary) for summary in summaries], indent=2))
     return sum(bool(summary.error) for summary in summaries)
 
 # %% ../../nbs/94_commands_recognize.ipynb #21a5cde4
-def follow_faces(
+def write_tracks(
     frames: Any,  # `VideoReader`
     recognizer: Any,  # `EmotionRecognizer`
     seen: Any,  # `Timeline`, which gets every frame
@@ -419,7 +422,7 @@ def frame_table(
     "Inside, a function that adds rows to a table; the file is complete or not there."
     from fer_nb.video.tracking import video_columns
 
-    with atomic_write(path) as part, write_table(part, video_columns(emotions)) as add_rows:
+    with atomic_write(path) as part, table_writer(part, video_columns(emotions)) as add_rows:
         yield add_rows
 
 

@@ -59,7 +59,7 @@ def cmd_data(
     as_json: JsonOption = False,
 ) -> None:
     "What is in a data set: counts, duplicates, conflicts, files that cannot be read; or write it in another layout."
-    from fer_nb.data.load import MAX_SIZE, SIZE, load_data
+    from fer_nb.data.load import load_data
 
     if bool(to) + crop != (out is not None) or (drop and not to):
         raise FerError("--to and --crop need a folder: fer-nb data PATH OUT --to folder, or --crop. --drop needs --to.")
@@ -67,9 +67,8 @@ def cmd_data(
         raise FerError("--to and --crop leave no report. Give --html and --detect alone: fer-nb data OUT --html FILE.")
     maps = {"emotions": parse_emotions(emotions), **parse_label_maps(label_map, split_map)}
     if crop and out: return crop_data(path, out, maps, as_json)
-    faces = load_data(path, size=SIZE if to in (None, "csv") else MAX_SIZE, **maps)
-    if to and out:
-        return convert_data(faces, out, to, drop, as_json)
+    if to and out: return convert_data(path, out, maps, to, drop, as_json)
+    faces = load_data(path, **maps)
     found = report_data(faces, detect)
     if html:
         write_html(faces, html, found)
@@ -77,15 +76,19 @@ def cmd_data(
 
 # %% ../../nbs/93_commands_training.ipynb #6b62411a
 def convert_data(
-    faces: Any,  # `FaceDataset`
+    path: Path,  # of the data set
     out: Path,  # a new folder
+    options: dict[str, Any],  # label map, split map and label set
     to: str,  # layout
     drop: list[str],  # what to leave out
     as_json: bool,
 ) -> None:
     "Write a data set in another layout, and say what was written and left out."
-    from fer_nb.data.convert import convert
+    from fer_nb.data.convert import check_conversion, convert
+    from fer_nb.data.load import MAX_SIZE, SIZE, load_data
 
+    check_conversion(out, to, drop)
+    faces = load_data(path, size=SIZE if to == "csv" else MAX_SIZE, **options)
     manifest = convert(faces, out, to, drop)
     if as_json:
         return typer.echo(json.dumps(manifest, indent=2))
@@ -130,6 +133,7 @@ def crop_data(
 ) -> None:
     "Write the faces in photos, and say what was found and what was not."
     from fer_nb.crop_dataset import crop_photos
+    from fer_nb.data.dataset import ReadIssue
 
     manifest = crop_photos(path, out, **options)
     if as_json:
@@ -138,13 +142,13 @@ def crop_data(
         typer.echo(f"{folder}: {n:,} crop{'s' * (n != 1)}")
     for reason, n in manifest["left_out"].items():
         typer.echo(f"left out, {reason}: {n:,}")
-    for line in (*manifest["notes"], *(f"{i['name']}: {i['problem']}; {i['action']}" for i in manifest["issues"][:9])):
+    for line in (*manifest["notes"], *(str(ReadIssue(**i)) for i in manifest["issues"][:9])):
         typer.echo(line)
     typer.echo(f"Written to {out}; crops.csv has every face and every photo without one.")
 
 # %% ../../nbs/93_commands_training.ipynb #fa212957
 CONTINUE_HELP = "Continue where the training in that folder was stopped."
-INIT_HELP = "none, imagenet, another start of the model, or a checkpoint file; instead of the recipe's."
+INIT_HELP = "Initial weights: none, imagenet, another name of the model, or a checkpoint file; else the recipe's."
 MINUTES_HELP = "As many epochs as fit into so many minutes here, instead of the recipe's."
 SET_HELP = "Any other setting of the recipe, as lr=0.001; may be repeated. fer-nb recipe MODEL lists them."
 
@@ -153,7 +157,7 @@ BatchSizeOption = Annotated[int | None, typer.Option(metavar="N", help="Images a
 SizeOption = Annotated[int | None, typer.Option(metavar="PX", help="Side of the network's input.")]
 InitOption = Annotated[str | None, typer.Option(metavar="INIT", help=INIT_HELP)]
 SettingsOption = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help=SET_HELP)]
-OutOption = Annotated[Path, typer.Option(metavar="DIR", help="Folder for what the training leaves.")]
+OutOption = Annotated[Path, typer.Option(metavar="DIR", help="Folder for checkpoint, metrics and plots.")]
 SeedOption = Annotated[int, typer.Option(metavar="N", help="Same seed, same model.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help=CONTINUE_HELP)]
 MinutesOption = Annotated[float, typer.Option(metavar="M", min=0, help=MINUTES_HELP)]
@@ -224,7 +228,7 @@ def cmd_recipe(
     typer.echo(json.dumps(settings, indent=2) if as_json else "\n".join(lines))
 
 # %% ../../nbs/93_commands_training.ipynb #3a609feb
-VIEWS_HELP = "Of the views, as in a recipe: max_rotation, max_zoom, max_shift, brightness, contrast, max_blur_sigma."
+VIEWS_HELP = "Of the views, as max_rotation=10; may be repeated. fer-nb recipe MODEL lists them."
 BankOption = Annotated[Path, typer.Option(metavar="FILE", help="What to write.")]
 TEACHERS_HELP = "The teachers' best_<model>.pth."
 TeachersArgument = Annotated[list[Path], typer.Argument(metavar="CHECKPOINT...", help=TEACHERS_HELP)]
@@ -238,14 +242,11 @@ def cmd_bank(
     settings: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help=VIEWS_HELP)] = [],  # noqa: B006
     out: BankOption = Path("view_bank.npz"),
 ) -> None:
-    "The teachers' answers for views of each Training face, in one file: for train --set teachers=FILE."
+    "Store the teachers' probabilities for views of each Training face in one file, for train --set teachers=FILE."
     with require_extra("train"):
         from fer_nb.data.load import load_data
-        from fer_nb.model_api import load_classifier
         from fer_nb.training.distillation import make_bank
-    teachers = [load_classifier(file) for file in checkpoints]
-    size, emotions = max(clf.preprocess.face_size for clf in teachers), teachers[0].emotions
-    faces = load_data(data, size=size, emotions=emotions)
+    faces = load_data(data, **common_input(checkpoints))
     make_bank(checkpoints, faces, views, log=typer.echo, **parse_key_values(settings)).save(out)
     typer.echo(f"{out}: fer-nb train MODEL --set teachers={out}")
 
@@ -277,10 +278,8 @@ def cmd_average(
     "The average of the weights of several trainings of one model (a model soup), as a checkpoint."
     with require_extra("train"):
         from fer_nb.data.load import load_data
-        from fer_nb.model_api import load_classifier
         from fer_nb.training.checkpoints import average_checkpoints
-    clf = load_classifier(checkpoints[0])
-    faces = load_data(data, size=clf.preprocess.face_size, emotions=clf.emotions)
+    faces = load_data(data, **common_input(checkpoints))
     typer.echo(average_checkpoints(checkpoints, faces, out))
 
 # %% ../../nbs/93_commands_training.ipynb #121d9c3d
@@ -293,11 +292,13 @@ def cmd_runs(
     write: Annotated[bool, typer.Option("--write", help="Add them to models/runs.csv.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    "Trainings side by side, with their settings and figures: those in some folders, or all behind what ships."
+    "List trainings with settings and figures: those in the given folders, else those of models/runs.csv."
     with require_extra("train"):
         from fer_nb.training.runs import list_runs, load_runs, runs_table, save_runs
     rows = [row for folder in folders for row in list_runs(folder)] if folders else load_runs()
-    if write and folders:
+    if write and not folders:
+        raise FerError("--write adds the trainings in folders: fer-nb runs DIR --write")
+    if write:
         save_runs(load_runs() + rows)
     typer.echo(json.dumps(rows, indent=2) if as_json else runs_table(rows))
 
@@ -338,8 +339,8 @@ def cmd_card(
     "The card of a model: what it was made from, how good it is, where it fails."
     model_info(model)
     if out:
-        from fer_nb.evaluation.cards import write_hub_folder
-
+        with require_extra("train"):
+            from fer_nb.evaluation.cards import write_hub_folder
         files = [file.name for file in write_hub_folder(model, out)]
         return typer.echo(f"Kept in {out}: {', '.join(files)}")
     card = models_dir() / f"{model}.md"
@@ -384,7 +385,7 @@ def cmd_evaluate(
     with require_extra("train"):
         from fer_nb.data.load import load_data
         from fer_nb.export import calibrate as fit
-    names = available_models() if all_models else models or [default_model()]
+    names = (available_models() if all_models else models) or [default_model()]  # which says so where there is none
     faces = load_data(data, votes, **common_input(names), **parse_label_maps(label_map, split_map))
     if calibrate:
         report = fit(names[0], faces, calibrate, split)
@@ -437,13 +438,10 @@ def cmd_export(
     data: Annotated[Path | None, typer.Option(metavar="PATH", help=THRESHOLD_DATA_HELP)] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder; else beside each checkpoint.")] = None,
 ) -> None:
-    "Turn checkpoints into .onnx files, which need no torch; one whose answers would differ is not written."
+    "Turn checkpoints into .onnx files, which need no torch; a file whose predictions differ is not written."
     with require_extra("train"):
         from fer_nb.data.load import load_data
         from fer_nb.export import export
-        from fer_nb.model_api import load_classifier
     for checkpoint in checkpoints:
-        clf = load_classifier(checkpoint)
-        how = dict(size=clf.preprocess.face_size, emotions=clf.emotions)
-        public = load_data(data, **how)["PublicTest"] if data else None
+        public = load_data(data, **common_input([checkpoint]))["PublicTest"] if data else None
         typer.echo(export(checkpoint, out, public=public))

@@ -23,9 +23,9 @@ from .load import duplicate_group_ids
 from .quality import find_blank
 
 # %% auto #0
-__all__ = ['DROPS', 'SPLIT_FILES', 'WRITERS', 'PooledFaces', 'is_conflicting', 'is_repeated', 'is_blank', 'clean', 'encode_png',
-           'write_folder', 'write_csv', 'parquet_batches', 'write_parquet', 'make_manifest', 'check_new_folder',
-           'convert']
+__all__ = ['DROPS', 'SPLIT_FILES', 'WRITERS', 'PooledFaces', 'is_conflicting', 'is_repeated', 'is_blank', 'check_drop', 'clean',
+           'encode_png', 'write_folder', 'write_csv', 'parquet_batches', 'write_parquet', 'make_manifest',
+           'check_new_folder', 'check_conversion', 'convert']
 
 # %% ../../nbs/16_convert.ipynb #45c4ceaa
 @dataclass(frozen=True, eq=False)
@@ -72,13 +72,20 @@ def is_blank(
 DROPS = {"conflicting": is_conflicting, "duplicates": is_repeated, "blank": is_blank}
 
 # %% ../../nbs/16_convert.ipynb #bdda4ead
+def check_drop(
+    drop: Collection[str],  # keys of `DROPS`
+) -> None:
+    "What cannot be dropped is a `DatasetError`."
+    if unknown := [name for name in drop if name not in DROPS]:
+        raise DatasetError(f"'{unknown[0]}' cannot be dropped. Give some of {', '.join(DROPS)}.")
+
+
 def clean(
     data: FaceDataset,  # of `load_data`
     drop: Collection[str] = (),  # keys of `DROPS`
 ) -> tuple[FaceDataset, dict[str, list[str]]]:  # what remains; why an image was dropped -> "split: path"
     "A data set without its duplicates, conflicting labels or blank images."
-    if unknown := [name for name in drop if name not in DROPS]:
-        raise DatasetError(f"'{unknown[0]}' cannot be dropped. Give some of {', '.join(DROPS)}.")
+    check_drop(drop)
     images, labels = (np.concatenate([getattr(s, k) for s in data.splits.values()]) for k in ("images", "labels"))
     split = np.repeat([*data.splits], [len(s) for s in data.splits.values()])
     paths, keep, dropped = np.concatenate([s.paths for s in data.splits.values()]), np.ones(len(images), bool), {}
@@ -200,11 +207,25 @@ def make_manifest(
 def check_new_folder(
     out: str | Path,  # to be written
 ) -> Path:
-    "The folder with `~` expanded; one that holds something is a `DatasetError`."
+    "The folder with `~` expanded; one that holds something, or has no name, is a `DatasetError`."
     out = Path(out).expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DatasetError(f"{out} exists and is not empty. Give a new folder.")
+    if not out.name:
+        raise DatasetError("Name a new folder, not the one you are in.")
     return out
+
+
+def check_conversion(
+    out: str | Path,  # folder to write
+    to: str,  # a key of `WRITERS`
+    drop: Collection[str],  # keys of `DROPS`
+) -> Path:  # the folder with `~` expanded
+    "What cannot be written, wherever the data come from, is a `DatasetError`: to be asked before they are read."
+    if to not in WRITERS:
+        raise DatasetError(f"There is no layout '{to}' to write. Give one of {', '.join(WRITERS)}.")
+    check_drop(drop)
+    return check_new_folder(out)
 
 # %% ../../nbs/16_convert.ipynb #fa10e17b
 def convert(
@@ -221,9 +242,7 @@ def convert(
     >>> manifest["dropped"]
     {'duplicates': []}
     """
-    if to not in WRITERS:
-        raise DatasetError(f"There is no layout '{to}' to write. Give one of {', '.join(WRITERS)}.")
-    out = check_new_folder(out)
+    out = check_conversion(out, to, drop)
     cleaned, dropped = clean(data, drop)
     manifest = make_manifest(cleaned, data, to, dropped)
     with atomic_write(out) as folder:

@@ -121,7 +121,7 @@ def split_word(
 def parse_split(
     name: str,  # of a folder, a table or an entry of a split column
     split_map: Mapping[str, str] | None = None,  # of `check_split_map`
-) -> str | None:  # one of `PARTS`, or `NO_SPLIT`; None where the name says nothing
+) -> str | None:  # one of `SPLITS`, or `NO_SPLIT`; None where the name says nothing
     "The split that a name stands for."
     if split_map and name.lower() in split_map:
         return split_map[name.lower()]
@@ -130,7 +130,7 @@ def parse_split(
 
 def check_split_map(
     split_map: Mapping[str, str] | None,  # name of a folder, table or entry -> a split by any of its names, or "none"
-) -> dict[str, str]:  # the same in lower case -> one of `PARTS` or `NO_SPLIT`
+) -> dict[str, str]:  # the same in lower case -> one of `SPLITS` or `NO_SPLIT`
     "A caller's split map, checked; a meaning that is no split is a `DatasetError`."
     given = {name.lower(): split for name, split in (split_map or {}).items()}
     meanings = {name: NO_SPLIT if split.lower() == NO_SPLIT else parse_split(split) for name, split in given.items()}
@@ -167,7 +167,7 @@ class ReadIssue:
 class Sample:
     "One labelled face as its source has it."
 
-    split: str | None  # of `PARTS`; None where the source does not say it
+    split: str | None  # of `SPLITS`; None where the source does not say it
     emotion: str  # of the label set
     name: str  # path in the source; with the row where it is a table
     pixels: np.ndarray | SourceFile  # uint8 [48, 48], or the image file
@@ -226,7 +226,7 @@ class FaceDataset:
     "A labelled set of faces in FER2013's splits, and all that was noticed while reading it."
 
     source: str  # file or folder name it was read from
-    splits: dict[str, Split] = field(default_factory=dict)  # keys from `PARTS`
+    splits: dict[str, Split] = field(default_factory=dict)  # keys from `SPLITS`
     issues: list[ReadIssue] = field(default_factory=list)  # what could not be used
     notes: list[str] = field(default_factory=list)  # what was decided on the way
     conversions: dict[str, int] = field(default_factory=dict)  # what was done -> to how many images

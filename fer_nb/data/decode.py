@@ -182,7 +182,7 @@ def collect_rows(
     faces: Iterable[Sample],  # of `formats.read_samples`
     data: FaceDataset,  # gets the issues and the conversions
     size: int = SIZE,  # largest side to keep, pixels
-) -> dict[str, SplitRows]:  # keys of `PARTS`; all faces are Training where none has a split
+) -> dict[str, SplitRows]:  # keys of `SPLITS`; all faces are Training where none has a split
     "Decode the faces one by one; a damaged one is an issue."
     rows, done, splits = {p: SplitRows() for p in SPLITS}, Counter(), Counter()
     for face in faces:

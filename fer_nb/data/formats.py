@@ -20,8 +20,8 @@ import numpy as np
 from ..core import EMOTIONS, SPLITS, DatasetError
 from .dataset import CSV_ORDER, NO_SPLIT, SPLIT_WORDS, ReadIssue, Sample, SourceFile, format_count
 from .dataset import parse_split, printable_name, split_word
-from .parquet import PARQUET, read_parquet
-from .source import TABLES, Source, check_ambiguous_splits, check_splits, find_image, is_image_path
+from .parquet import PARQUET_PATTERN, read_parquet
+from .source import TABLE_PATTERN, Source, check_ambiguous_splits, check_splits, find_image, is_image_path
 from .source import label_emotion, number_word, parent_folder
 from .tables import MAX_LINE, VOTES, iter_csv_rows, match_columns, open_text, pixel_tables
 from .tables import read_pixel_tables, table_split, votes_to_shares, widest_row
@@ -109,7 +109,7 @@ def path_tables(
     "The tables that name images which are here."
     def here(f, row): return find_image(source, row.path, parent_folder(f), table_split(f, source))
 
-    return [f for f in source.match(TABLES) if any(here(f, row) for row in islice(iter_path_rows(f), 100))]
+    return [f for f in source.match(TABLE_PATTERN) if any(here(f, row) for row in islice(iter_path_rows(f), 100))]
 
 # %% ../../nbs/12_formats.ipynb #d966dfa9
 def read_tables(
@@ -359,7 +359,7 @@ READERS = (
     Reader("AffectNet", has_file(AFFECT_FILE), partial(read_label_files, AFFECT_FILE, parse_npy_label, AFFECTNET)),
     Reader("AffectNet, table", is_affectnet, partial(read_tables, codes=AFFECTNET)),
     Reader("CK+", has_file(CK_FILE), partial(read_label_files, CK_FILE, parse_text_label, CK_PLUS), CK_SUBJECT),
-    Reader("Parquet", has_file(PARQUET), read_parquet, stream=True),
+    Reader("Parquet", has_file(PARQUET_PATTERN), read_parquet, stream=True),
     Reader("RAF-DB, folders", most_images(RAF_PATH), partial(read_coded_paths, pattern=RAF_PATH, codes=RAF_DB)),
     Reader("AffectNet, folders", most_images(AFFECT_PATH), partial(read_coded_paths, pattern=AFFECT_PATH,
                                                                     codes=AFFECTNET)),
@@ -380,7 +380,7 @@ def source_split(
 
 
 def read_samples(
-    source: Source,  # gets the faults, the notes and what was not used
+    source: Source,  # gets the issues, the notes and what was not used
 ) -> tuple[str, Iterable[Sample]]:  # name of the layout; its faces, a list unless they hold pixels
     "The labelled faces of a source, every one with a split or none with one."
     if source.votes is not None:

@@ -40,7 +40,7 @@ from .dataset import SIZE, FaceDataset, ReadIssue, Sample, SourceFile, Split, ch
 from .dataset import check_label_map, check_split_map
 from .decode import collect_samples, is_unresized
 from .formats import iter_path_rows, read_samples
-from .parquet import PARQUET
+from .parquet import PARQUET_PATTERN
 from .source import Source, SplitMap, is_image_path, is_table_path, record_unused
 from .synthetic import synthetic_dataset
 from .tables import pixel_tables, read_ferplus_votes
@@ -127,8 +127,8 @@ def cache_key(
 ) -> str:  # name of a file
     "The name of a cache: the source's own, what it is, and how it was read."
     maps = [sorted(m.items()) for m in (options.label_map, options.split_map)]
-    how = f"{options.votes and source_hash(options.votes)} {maps} {options.size} {options.emotions}".encode()
-    return f"{path.name}.{source_hash(path)}.{hashlib.blake2b(how, digest_size=4).hexdigest()}.npz"
+    options_key = f"{options.votes and source_hash(options.votes)} {maps} {options.size} {options.emotions}".encode()
+    return f"{path.name}.{source_hash(path)}.{hashlib.blake2b(options_key, digest_size=4).hexdigest()}.npz"
 
 # %% ../../nbs/13_load.ipynb #7ed9cd87
 def cache_dirs(
@@ -215,7 +215,7 @@ def table_with_images(
     path: Path,  # a table that is given alone
 ) -> list[SourceFile]:  # the table, and the image files that it names, which lie beside it
     "A table with the images that it names."
-    parquet = re.search(PARQUET, path.name.lower())
+    parquet = re.search(PARQUET_PATTERN, path.name.lower())
     name = path.name if parquet or is_table_path(path.name) else f"{path.name}.csv"
     stat = path.stat()
     table = SourceFile(name, stat.st_size, partial(path.open, "rb"), stat.st_mtime_ns)

@@ -16,7 +16,7 @@ from .source import Source, label_emotion, skip_file
 from .tables import match_columns, table_splits
 
 # %% auto #0
-__all__ = ['PARQUET', 'huggingface_labels', 'read_parquet_table', 'read_parquet']
+__all__ = ['PARQUET_PATTERN', 'huggingface_labels', 'read_parquet_table', 'read_parquet']
 
 # %% ../../nbs/06_parquet.ipynb #12a048e2
 def huggingface_labels(
@@ -58,7 +58,7 @@ def read_parquet_table(
                 yield Sample(row_split, emotion, name, SourceFile(name, len(content), partial(io.BytesIO, content)))
 
 # %% ../../nbs/06_parquet.ipynb #9d74617e
-PARQUET = r"\.parquet$"  # names of Parquet tables
+PARQUET_PATTERN = r"\.parquet$"  # names of Parquet tables
 
 
 def read_parquet(
@@ -69,10 +69,10 @@ def read_parquet(
         import pyarrow
     except ModuleNotFoundError:
         raise DatasetError(f"{source.name} has Parquet tables. To read them: pip install pyarrow") from None
-    for f, split in table_splits(source.match(PARQUET), source).items():
+    for f, split in table_splits(source.match(PARQUET_PATTERN), source).items():
         source.used.add(f.name)
         try:
             yield from read_parquet_table(f, source, split)
         except pyarrow.ArrowException as e:
-            what = f"{printable_name(f.name)} cannot be read ({str(e)[:80]})"
-            raise DatasetError(f"{what}. If it was downloaded, download it again.") from e
+            message = f"{printable_name(f.name)} cannot be read ({str(e)[:80]})"
+            raise DatasetError(f"{message}. If it was downloaded, download it again.") from e

@@ -16,7 +16,7 @@ from string import Template
 import numpy as np
 from PIL import Image
 
-from ..core import COLORS, atomic_write
+from ..core import EMOTIONS, atomic_write, emotion_color
 from .dataset import FER2013_COUNTS, FaceDataset
 from .load import duplicate_group_ids
 from .quality import DIAGNOSES, FER2013_PIXELS, DatasetReport, dataset_report, leakage_notes
@@ -79,11 +79,11 @@ def class_section(
 ) -> str:  # HTML
     "Images of each class and split, and the balance of the first split beside FER2013's."
     name, first = next(iter(report.counts.items()))
-    own = dict(zip(COLORS, FER2013_COUNTS[name], strict=True))
+    own = dict(zip(EMOTIONS, FER2013_COUNTS[name], strict=True))
     total, largest = sum(first.values()), max(first.values())
     rows = []
     for emotion, n in first.items():
-        color, width = COLORS.get(emotion, "#7F7F7F"), 13 * n / largest
+        color, width = emotion_color(emotion), 13 * n / largest
         bar = f'<span class="bar" style="width:{width:.2f}rem;background:{color}"></span>'
         frac = f"{own[emotion] / sum(own.values()):.1%}" if emotion in own else ""
         counts = [f"{c[emotion]:,}" for c in report.counts.values()]

@@ -19,13 +19,13 @@ from .dataset import parse_split, printable_name, split_word
 from ..images import IMAGE_SUFFIXES
 
 # %% auto #0
-__all__ = ['TABLES', 'KNOWN_EMOTIONS', 'is_hidden', 'is_table_path', 'is_image_path', 'parse_path', 'FileList', 'SplitMap',
+__all__ = ['TABLE_PATTERN', 'KNOWN_EMOTIONS', 'is_hidden', 'is_table_path', 'is_image_path', 'parse_path', 'FileList', 'SplitMap',
            'Source', 'parse_prefix', 'skip_file', 'label_emotion', 'parent_folder', 'find_image', 'number_word',
            'record_unused', 'first_differing_folder', 'note_possible_splits', 'check_splits', 'check_ambiguous_splits']
 
 # %% ../../nbs/04_source.ipynb #91e25266
 #: tables by the endings of their names; any of them may be packed as well (.gz, .bz2, .xz)
-TABLES = r"\.(csv|tsv|jsonl|ndjson)(\.(gz|bz2|xz))?$"
+TABLE_PATTERN = r"\.(csv|tsv|jsonl|ndjson)(\.(gz|bz2|xz))?$"
 
 
 def is_hidden(
@@ -39,7 +39,7 @@ def is_table_path(
     name: str,  # path inside a source
 ) -> bool:
     "Whether a path is that of a table of text, packed or not."
-    return bool(re.search(TABLES, name, re.IGNORECASE))
+    return bool(re.search(TABLE_PATTERN, name, re.IGNORECASE))
 
 
 def is_image_path(

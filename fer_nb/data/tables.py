@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 
 from ..core import EMOTIONS, SPLITS, DatasetError
 from .dataset import CSV_ORDER, NO_SPLIT, SIZE, ReadIssue, Sample, SourceFile, parse_emotion, parse_split
 from .dataset import printable_name, split_word
-from .source import TABLES, Source, check_ambiguous_splits, is_image_path, label_emotion, number_word
+from .source import TABLE_PATTERN, Source, check_ambiguous_splits, is_image_path, label_emotion, number_word
 from .source import skip_file
 
 # %% auto #0
@@ -55,10 +56,10 @@ class _LimitedStream(io.RawIOBase):
     def __init__(self, file: SourceFile, stream):
         self.file, self.stream, self.total = file, stream, 0
 
-    def readable(self):
+    def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer):
+    def readinto(self, buffer: Any) -> int:
         blob = self.stream.read(len(buffer))
         buffer[: len(blob)] = blob
         self.total += len(blob)
@@ -113,7 +114,7 @@ def parse_header(
 
 # %% ../../nbs/05_tables.ipynb #a5149bd0
 def iter_csv_rows(
-    file: SourceFile,  # a table of `TABLES`
+    file: SourceFile,  # a table of `TABLE_PATTERN`
 ) -> Iterator[tuple[int, dict[str, str]]]:  # line number as an editor counts, column name in lower case -> entry
     "The rows of a table, with the spaces around names and entries gone; a broken row comes as an empty dict."
     with open_text(file) as text:
@@ -162,7 +163,7 @@ def parse_json_row(
 def match_columns(
     row: dict[str, str],  # of `iter_csv_rows`
 ) -> dict[str, str]:  # name in the row -> key of `COLUMNS`
-    "Which columns of a table mean what; a column for each pixel is left to `parse_row`."
+    "Which columns of a table mean what; a column for each pixel is left to `fer_csv_row`."
     found = {}
     for meaning, names in COLUMNS.items():
         if name := next((n for n in names if n in row and n not in found), None):
@@ -204,7 +205,7 @@ def parse_pixels(
 def parse_csv_row(
     row: dict[str, str],  # of `iter_csv_rows`
     source: Source | None = None,  # gives the meanings of names, and counts labels that are none of the seven
-) -> tuple[str | None, str | None, np.ndarray]:  # part, emotion (None: counted), uint8 [48, 48]
+) -> tuple[str | None, str | None, np.ndarray]:  # split, emotion (None: counted), uint8 [48, 48]
     "Split, emotion and pixels of a row of FER2013's CSV; what is wrong with it is a `ValueError`."
     source, row = source or Source("", []), fer_csv_row(row)
     if not {"label", "pixels"} <= row.keys():
@@ -262,7 +263,7 @@ def pixel_tables(
     source: Source,  # the files; gets what is noticed
 ) -> list[SourceFile]:
     "The tables that hold pixels."
-    return [f for f in source.match(TABLES) if "pixels" in fer_csv_row(widest_row(f))]
+    return [f for f in source.match(TABLE_PATTERN) if "pixels" in fer_csv_row(widest_row(f))]
 
 
 def read_pixel_tables(
@@ -312,7 +313,7 @@ def table_split(
 # %% ../../nbs/05_tables.ipynb #f9664787
 def read_fer_csv(
     file: SourceFile,  # fer2013.csv, icml_face_data.csv or the like
-    source: Source,  # has the votes, gets the faults
+    source: Source,  # has the votes, gets the issues
     split: str | None = None,  # of its faces, where no column says it
 ) -> Iterator[Sample]:
     "The faces of a table with pixels, with the soft labels where there are votes."
@@ -329,8 +330,8 @@ def read_fer_csv(
         except ValueError as e:
             source.issues.append(ReadIssue(printable_name(f"{file.name}:{line}"), str(e), "skipped"))
             if n == len(source.issues) == MAX_BAD_ROWS:
-                what = f"{printable_name(file.name)} has no usable row among its first {MAX_BAD_ROWS:,}"
-                raise DatasetError(f"{what}; its first issue: {source.issues[0]}.") from None
+                message = f"{printable_name(file.name)} has no usable row among its first {MAX_BAD_ROWS:,}"
+                raise DatasetError(f"{message}; its first issue: {source.issues[0]}.") from None
             continue
         vote_shares = votes[n - 1][1] if votes else None
         left += row_split == NO_SPLIT

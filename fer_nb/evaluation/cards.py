@@ -12,8 +12,10 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
-from ..core import ModelError, atomic_write, load_flicker, markdown_table, model_info, models_dir
-from .results import checked_results, dedup_metric, flicker_table, percent, report_split
+from fer_nb.core import (
+    MEASURE_HINT, ModelError, atomic_write, load_flicker, markdown_table, model_info, models_dir
+)  # fmt: skip
+from .results import check_results, dedup_metric, flicker_table, percent, report_split
 from ..metrics import worst_classes
 from ..plots import plot_reliability, plot_robustness
 from ..model_api import load_checkpoint, load_classifier
@@ -21,8 +23,9 @@ from ..training.checkpoints import recipe_diff
 
 # %% auto #0
 __all__ = ['MANUAL_MARKERS', 'CARD_TEMPLATE', 'manual_section', 'train_command', 'reproduction_steps', 'card_accuracy_table',
-           'per_class_table', 'weakness_text', 'robustness_table', 'corruption_confidence_table', 'perturbation_table',
-           'data_caveats', 'model_card', 'write_cards', 'card_front_matter', 'hub_card', 'write_hub_folder']
+           'per_class_table', 'worst_classes_text', 'robustness_table', 'corruption_confidence_table',
+           'perturbation_table', 'data_caveats', 'model_card', 'write_cards', 'card_front_matter', 'hub_card',
+           'write_hub_folder']
 
 # %% ../../nbs/65_model_cards.ipynb #3a1c9d42
 #: around what is written by hand in a card
@@ -95,12 +98,13 @@ def per_class_table(
     return markdown_table(["", "precision", "recall", "F1", "images"], lines)
 
 # %% ../../nbs/65_model_cards.ipynb #4e97ab03
-def weakness_text(
+def worst_classes_text(
     row: dict,  # of `evaluate_all`
 ) -> str:
     "The two emotions with the lowest F1, and what they are taken for."
+    worst = worst_classes(row["confusion_matrix"], emotions=[*row["per_class"]])
     return "; ".join(f"{emotion}, of whose images {frac:.0%} are taken for {other}"
-                     for emotion, _, other, frac in worst_classes(row["confusion_matrix"]))
+                     for emotion, _, other, frac in worst)
 
 
 def robustness_table(
@@ -141,8 +145,8 @@ def data_caveats(
     text = f"Of {sum(results['splits'].values()):,} images {found['distinct']:,} are distinct."
     if row["without_exact_duplicates"] and row["without_near_duplicates"]:
         exact, near = (row["n"] - row[f"without_{kind}_duplicates"]["n"] for kind in ("exact", "near"))
-        text += f" {exact:,} of {split}'s stand in Training to the pixel, and {near - exact:,} more in another crop."
-    doubt = f"{found['conflicting']:,} images stand there with more than one label."
+        text += f" {exact:,} {split} images are exact duplicates of Training images, {near - exact:,} more near ones."
+    doubt = f"{found['conflicting']:,} distinct images have more than one label."
     if row["label_issues"]:
         images, errors = (percent(row["label_issues"][of]) or "none" for of in ("images", "errors"))
         doubt += (f" Confident learning calls {images} of {split}'s labels an issue, and {errors} of this model's "
@@ -166,11 +170,12 @@ def model_card(
     return CARD_TEMPLATE.format(
         title=m["title"], summary=model_info(name).summary, words=words, name=name, main=main,
         from_here=MANUAL_MARKERS[0], to_here=MANUAL_MARKERS[1],
-        parameters=f"{m['parameters']:,}", size=m["size"], colors="gray" if m["channels"] == 1 else "RGB",
+        parameters=f"{m['parameters']:,}", n_emotions=len(row["per_class"]), size=m["size"],
+        colors="gray" if m["channels"] == 1 else "RGB",
         megabytes=f"{m['megabytes']:.1f}", ms=f"{m['ms_per_face']:.1f}",
         trained=f"{sum(counts.values()):,}", counts=", ".join(f"{n:,} {e}" for e, n in counts.items()),
         **data_caveats(results, name, row),
-        accuracy=card_accuracy_table(rows), classes=per_class_table(row), weak=weakness_text(row),
+        accuracy=card_accuracy_table(rows), classes=per_class_table(row), weak=worst_classes_text(row),
         missing=f" Not in the archive: {', '.join(results['missing'])}." if results["missing"] else "",
         **_calibration_fields(m, row), **_robustness_fields(m, row, results["robustness_on"]), flicker=_flicker(name),
         reproduction=reproduction_steps(saved) if saved else "Its checkpoint is not here.")
@@ -202,7 +207,7 @@ def write_cards(
     results: dict | None = None,  # of `evaluate_all`; None: what is kept in models/results.json
 ) -> list[Path]:  # files in `models_dir()`
     "For each model its card, <model>_reliability.png and <model>_robustness.png; what is written by hand stays."
-    r, made = checked_results(results), []
+    r, made = check_results(results), []
     for name, m in r["models"].items():
         rows = [row for row in r["rows"] if (row["model"], row["split"]) == (name, report_split(r))]
         views = {f"{row['n_views']} view{'s' * row['tta']}": tuple(row["reliability"].values()) for row in rows}
@@ -246,9 +251,9 @@ def hub_card(
 ) -> str:  # YAML and Markdown
     "A model's card as Hugging Face wants it; a model that was not measured is a `ModelError`."
     model_info(name)
-    results, path = checked_results(results), models_dir() / f"{name}.md"
+    results, path = check_results(results), models_dir() / f"{name}.md"
     if name not in results["models"] or not path.is_file():
-        raise ModelError(f"There is no card of {name}. Make it: fer-nb evaluate --all --data fer2013.zip --write")
+        raise ModelError(f"There is no card of {name}. Make it: {MEASURE_HINT}")
     return card_front_matter(name, results) + "\n" + path.read_text(encoding="utf-8")
 
 # %% ../../nbs/65_model_cards.ipynb #65100045

@@ -103,7 +103,7 @@ class Evaluation:
     split: str  # which images
     labels: np.ndarray  # int64 [N], index into `emotions`
     probabilities: np.ndarray  # float [N, K], rows sum to 1
-    is_duplicate: np.ndarray | None = None  # bool [N], stands in Training too; None: there is none to compare with
+    is_duplicate: np.ndarray | None = None  # bool [N], exact duplicate of a Training image; None: no Training
     ms_per_image: float = 0.0  # as measured, in batches
     notes: tuple[str, ...] = ()  # what should be known about the images
     vote_shares: np.ndarray | None = None  # float32 [N, K], each emotion's share of people's votes; None: no votes
@@ -174,7 +174,7 @@ def top_losses(
 # %% ../../nbs/60_evaluation.ipynb #6b36c4ba
 @patch(as_prop=True)
 def deduplicated(self: Evaluation) -> Evaluation | None:  # None: nothing to compare with, or nothing left
-    "The same on the images whose exact pixels stand nowhere in Training."
+    "The same on the images without an exact duplicate in Training."
     return None if self.is_duplicate is None or self.is_duplicate.all() else self[~self.is_duplicate]
 
 
@@ -240,9 +240,9 @@ def _text_lines(e: Evaluation) -> Iterator[str]:
 # %% ../../nbs/60_evaluation.ipynb #a211e83c
 def select_split(
     data: FaceDataset,
-    split: str,  # one of `PARTS`; "test": PublicTest and PrivateTest; "all": every image
-) -> tuple[Split, np.ndarray | None]:  # the faces, and bool [N]: stands in Training too; None: nothing to compare with
-    "The images to evaluate on; a split that is not there or has no image is a `DataError`."
+    split: str,  # one of `SPLITS`; "test": PublicTest and PrivateTest; "all": every image
+) -> tuple[Split, np.ndarray | None]:  # the faces, and bool [N]: exact duplicate of a Training image; None: no Training
+    "The images to evaluate on; a split that is not there or has no image is a `DatasetError`."
     names = {"test": SPLITS[1:], "all": tuple(data.splits)}.get(split, (split,))
     if split == "test" and (missing := [n for n in names if n not in data]):
         raise DatasetError(f"{data.source} has no {missing[0]}, which 'test' needs. It has {', '.join(data.splits)}.")
@@ -290,7 +290,7 @@ def with_emotions(
 def evaluate(
     model: str | Path,  # a name of `MODELS`, a checkpoint .pth or an exported .onnx
     data: FaceDataset | str | Path | None = None,  # or a path to it; None: $FER2013, else synthetic faces
-    split: str | None = None,  # one of `PARTS`, or "test" or "all"; None: that of `default_split`
+    split: str | None = None,  # one of `SPLITS`, or "test" or "all"; None: that of `default_split`
     tta: bool = False,  # mean over several views of each face
 ) -> Evaluation:
     """Let a model predict all images of a split.
@@ -315,7 +315,7 @@ def evaluate(
 
 # %% ../../nbs/60_evaluation.ipynb #02a1d606
 def check_same_images(*evaluations: Evaluation) -> None:
-    "A `DataError` unless all are of the same images."
+    "A `DatasetError` unless all are of the same images."
     first = evaluations[0]
     same = (e.emotions == first.emotions and np.array_equal(e.labels, first.labels) for e in evaluations)
     if any(e.split != first.split for e in evaluations) or not all(same):

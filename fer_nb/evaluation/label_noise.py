@@ -49,7 +49,7 @@ def near_duplicates(
     images: np.ndarray,  # uint8 [N, 48, 48]
     among: np.ndarray,  # uint8 [M, 48, 48]
 ) -> np.ndarray:  # bool [N]
-    "Which images stand among the others, to the pixel or changed a little."
+    "Which images have an exact or a near duplicate among the others."
     if not len(images) or not len(among):
         return np.zeros(len(images), bool)
     return nearest_hash(dhash(images), dhash(among))[0] <= MAX_HAMMING

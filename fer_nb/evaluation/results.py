@@ -21,9 +21,9 @@ import torch
 from .. import __version__
 from ..calibration import abstention_threshold, cross_fit_abstention, cross_fit_calibration, ece_null
 from fer_nb.core import (
-    SPLITS, DatasetError, ModelError, default_model, load_peers, load_results, markdown_table,
-)
-from ..core import atomic_write, available_models, model_info, models_dir
+    MEASURE_HINT, SPLITS, DatasetError, ModelError, atomic_write, available_models, default_model, load_peers,
+    load_results, markdown_table, model_info, models_dir
+)  # fmt: skip
 from ..runtime import open_session, tta_views
 from ..data.dataset import SIZE, FaceDataset, Split
 from ..data.load import load_data
@@ -39,7 +39,7 @@ from ..training.checkpoints import file_hash, provenance
 
 # %% auto #0
 __all__ = ['PUBLISHED_RESULTS', 'cpu_name', 'model_stats', 'metrics_row', 'evaluate_all', 'write_results', 'percent',
-           'dedup_metric', 'report_split', 'checked_results', 'accuracy_table', 'cost_table', 'ensemble_note',
+           'dedup_metric', 'report_split', 'check_results', 'accuracy_table', 'cost_table', 'ensemble_note',
            'results_table', 'stability_table', 'flicker_table', 'confidence_table', 'peers_table', 'published_table']
 
 # %% ../../nbs/64_results.ipynb #2af4aa93
@@ -55,8 +55,8 @@ def model_stats(
     name: str,  # a shipped model
 ) -> dict:  # title, size, channels, ms_per_face, images_per_second, parameters, megabytes, threshold, trained_on
     "What a model is and what it costs: the best of many tries, because whatever else a machine does only adds to it."
-    path, side = models_dir() / f"{name}.onnx", load_predictor(name)[1].face_size
-    faces = np.zeros((BATCH, side, side), np.uint8)
+    path, classifier = models_dir() / f"{name}.onnx", load_predictor(name)[1]
+    faces = np.zeros((BATCH, classifier.face_size, classifier.face_size), np.uint8)
     one, all_cores = (partial(load_predictor(name, threads)[1], faces[:n]) for threads, n in ((1, 1), (None, BATCH)))
     seconds = min(timeit.repeat(one, number=2, repeat=40, timer=time.process_time)) / 2  # its own, on one thread
     batch = min(timeit.repeat(all_cores, number=1, repeat=20))
@@ -65,7 +65,7 @@ def model_stats(
     return dict(
         title=model_info(name).title, size=size, channels=channels, ms_per_face=round(seconds * 1000, 2),
         images_per_second=round(BATCH / batch, 1),
-        parameters=sum(p.numel() for p in build_model(name, channels=channels).parameters()),
+        parameters=sum(p.numel() for p in build_model(name, len(classifier.emotions), channels).parameters()),
         megabytes=round(path.stat().st_size / 1e6, 2),
         threshold=float(metadata["threshold"]) if "threshold" in metadata else None,
         trained_on=json.loads(metadata["trained_on"])["counts"]["Training"])
@@ -96,7 +96,7 @@ def metrics_row(
         reliability={k: v.round(4).tolist() for k, v in zip(("n", "confidence", "accuracy"), bins, strict=True)},
         selective=dict(threshold=threshold, coverage=float(kept.mean()), accuracy=fraction(e.correct[kept])),
         label_issues=_issue_fractions(e), without_near_duplicates=dedup and dedup.summary(),
-        one_vs_rest_auc=one_vs_rest_auc(e.probabilities, e.labels), confusion_matrix=e.matrix.tolist())
+        one_vs_rest_auc=one_vs_rest_auc(e.probabilities, e.labels, e.emotions), confusion_matrix=e.matrix.tolist())
 
 # %% ../../nbs/64_results.ipynb #2af5aa94
 def _issue_fractions(e: Evaluation) -> dict | None:
@@ -107,7 +107,7 @@ def _issue_fractions(e: Evaluation) -> dict | None:
     return dict(images=fraction(issues), errors=fraction(issues[~e.correct]))
 
 # %% ../../nbs/64_results.ipynb #8da421e9
-def _fit_together(several: list[Evaluation]) -> dict:
+def _fit_ensemble_parameters(several: list[Evaluation]) -> dict:
     "What models/results.json keeps of the ensemble: weights, temperature and the threshold of 'not sure'."
     if len(several) < 2:
         return dict(weights={several[0].model: 1.0})
@@ -171,7 +171,7 @@ def _ensemble_row(
     return row | dict(accuracy_cross_fitted=fraction(crossed.correct))
 
 # %% ../../nbs/64_results.ipynb #8da421ec
-def _with_origin(rows: list[dict], data: FaceDataset) -> list[dict]:
+def _with_provenance(rows: list[dict], data: FaceDataset) -> list[dict]:
     "Each row with what it was made from."
     names, code = {row["model"] for row in rows} - {"ensemble"}, f"{__version__}, git {provenance()['git_commit']}"
     hashes = {m: file_hash(models_dir() / f"{m}.onnx")[:16] for m in sorted(names)}
@@ -203,8 +203,8 @@ def evaluate_all(
     models = list(models or available_models() or [default_model()])
     done = _split_evaluations(data, models, log)
     first = next(iter(done))[0]
-    together = _fit_together(done[first, True])
-    rows = _with_origin(_rows(data, done, together, log), data)
+    together = _fit_ensemble_parameters(done[first, True])
+    rows = _with_provenance(_rows(data, done, together, log), data)
     subset, stats = stratified_subset(data[first]), {}
     for m in models:
         threshold = next(row["selective"]["threshold"] for row in rows if row["model"] == m)
@@ -214,7 +214,7 @@ def evaluate_all(
 
 # %% ../../nbs/64_results.ipynb #8da521e8
 def _header(data: FaceDataset) -> dict:
-    "What results are results of."
+    "The library, data set and machine that the results belong to."
     duplicated, conflicting = duplicate_groups(data)
     return dict(
         fer_nb=__version__, source=data.source, fingerprint=data.fingerprint, synthetic=data.synthetic,
@@ -257,16 +257,16 @@ def dedup_metric(
 def report_split(
     results: dict,  # of `evaluate_all`
 ) -> str:  # PrivateTest, if it was there, else PublicTest
-    "The split that no choice has seen, if it is there."
+    "The split that was used for no choice, if it is there."
     return [split for split in dict.fromkeys(row["split"] for row in results["rows"]) if split != "test"][-1]
 
 # %% ../../nbs/64_results.ipynb #a1a98a56
-def checked_results(
+def check_results(
     results: dict | None = None,  # of `evaluate_all`; None: what is kept in models/results.json
 ) -> dict:
     "Results that belong together; a file of an earlier version or of mixed origin is a `ModelError`."
     results = results or load_results(required=True)
-    again = "Make it again: fer-nb evaluate --all --data fer2013.zip --write"
+    again = f"Make it again: {MEASURE_HINT}"
     if "splits" not in results or any("made_by" not in row for row in results["rows"]):
         raise ModelError(f"results.json was written by an earlier version. {again}")
     made = [row["made_by"] for row in results["rows"]]
@@ -326,7 +326,7 @@ def results_table(
     results: dict | None = None,  # of `evaluate_all`; None: what is kept in models/results.json
 ) -> str:  # Markdown
     "How accurate all models are and what they cost, in two tables and a line on what they hold."
-    r = checked_results(results)
+    r = check_results(results)
     images = ", ".join(f"{split} {n:,}" for split, n in r["splits"].items())
     missing = f"; not in this archive: {', '.join(r['missing'])}" if r["missing"] else ""
     fitted = ", ECE cross-fitted for one view and for the ensemble" if report_split(r) == "PublicTest" else ""
@@ -357,7 +357,7 @@ def flicker_table(
             for m, f in flicker["models"].items()]
     head = ["labels that change from frame to frame", *(f"{name}: each frame alone / smoothed" for name in names)]
     return markdown_table(head, rows) + (
-        f"\n\n{flicker['faces']} faces of PublicTest, each filmed for {flicker['frames']} frames, "
+        f"\n\n{flicker['faces']} faces of PublicTest, each in a simulated video of {flicker['frames']} frames, "
         f"{flicker['fps']} a second, with fresh noise (σ {flicker['noise']} of 255) and JPEG {flicker['quality']} in "
         f"each frame; smoothed over {flicker['smooth']} s, as videos are (`python docs/flicker.py`).")
 

@@ -141,7 +141,7 @@ def stratified_subset(
     "A fixed choice of images in which every emotion has its share."
     return split[stratified_folds(split.labels, max(1, len(split) // n)) == 0]
 
-
+# %% ../../nbs/63_robustness.ipynb #63100058
 def corruption_metrics(
     predict: Callable[[np.ndarray], np.ndarray],  # uint8 [N, H, W] to float [N, 7], of `load_predictor`
     split: Split,  # faces with labels

@@ -70,14 +70,14 @@ class AugmentBatch(Callback):
 
 # %% ../../nbs/42_callbacks.ipynb #6ee05f47
 @patch
-def before_fit(self: AugmentBatch):
+def before_fit(self: AugmentBatch) -> None:
     self.large.to(default_device()), self.small.to(default_device())
     if self.bank is not None:
         self.bank.to(default_device())
 
 
 @patch
-def before_epoch(self: AugmentBatch):
+def before_epoch(self: AugmentBatch) -> None:
     small = min(round(self.small_frac * self.n_epoch), self.n_epoch - 1)  # the last epoch is always large
     self.augment = self.small if self.epoch < small else self.large
     self.clean = self.epoch >= self.n_epoch - round(self.recipe.clean_frac * self.n_epoch)
@@ -86,17 +86,17 @@ def before_epoch(self: AugmentBatch):
 
 # %% ../../nbs/42_callbacks.ipynb #4c442e05
 @patch
-def before_train(self: AugmentBatch):
+def before_train(self: AugmentBatch) -> None:
     torch.backends.cudnn.benchmark = True  # choose the fastest convolutions: in training all batches have one shape
 
 
 @patch
-def before_validate(self: AugmentBatch):
+def before_validate(self: AugmentBatch) -> None:
     torch.backends.cudnn.benchmark = False
 
 
 @patch
-def before_batch(self: AugmentBatch):
+def before_batch(self: AugmentBatch) -> None:
     x = self.picture() if self.training else self.augment.preprocess(self.x)
     if self.training and self.mix and not self.clean:
         x, y = self.mix(x, self.y)
@@ -126,7 +126,7 @@ class DistillationCallback(Callback):
 
 # %% ../../nbs/42_callbacks.ipynb #fd8fbaa4
 @patch
-def before_batch(self: DistillationCallback):
+def before_batch(self: DistillationCallback) -> None:
     if not self.training:
         return
     teacher = self.teachers[torch.randint(len(self.teachers), ()).item()]
@@ -149,14 +149,14 @@ class FreezeCallback(Callback):
     def __init__(self, groups: int, epochs: int):
         self.groups, self.epochs = groups, epochs
 
-    def before_epoch(self):
+    def before_epoch(self) -> None:
         self.opt.freeze_to(2 * self.groups if self.epoch < self.epochs else 0)  # with and without weight decay
 
 
 class AutocastCallback(Callback):
     "Ends the `autocast_bf16` that `ResumableLearner` begins with each batch; the loss is computed in 32 bits."
 
-    def after_pred(self):
+    def after_pred(self) -> None:
         self.learn.casting.close()
         self.learn.pred = self.pred.float()
 
@@ -169,7 +169,7 @@ class SeedPerEpoch(Callback):
     def __init__(self, seed: int):
         self.seed = seed
 
-    def before_epoch(self):
+    def before_epoch(self) -> None:
         seed = (self.seed * 1_000_003 + self.epoch) % 2**32
         random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
 
@@ -182,14 +182,14 @@ class EMACallback(Callback):
     def __init__(self, decay: float):
         self.decay = decay
 
-    def before_fit(self):
+    def before_fit(self) -> None:
         self.steps, self.averaged = 0, copy.deepcopy(self.model)
         pairs = list(zip(self.averaged.state_dict().values(), self.model.state_dict().values(), strict=True))
         self.floats = [list(p) for p in zip(*(p for p in pairs if p[0].is_floating_point()), strict=True)]
         self.counts = [p for p in pairs if not p[0].is_floating_point()]
 
     @torch.no_grad()
-    def after_batch(self):
+    def after_batch(self) -> None:
         if self.training:
             d = min(self.decay, (1 + self.steps) / (10 + self.steps))  # as TensorFlow's, with num_updates
             torch._foreach_lerp_(*self.floats, 1 - d)
@@ -197,7 +197,7 @@ class EMACallback(Callback):
 
 # %% ../../nbs/42_callbacks.ipynb #e3735745
 @patch
-def before_validate(self: EMACallback):
+def before_validate(self: EMACallback) -> None:
     with torch.no_grad():
         for mean, now in self.counts:
             mean.copy_(now)
@@ -205,7 +205,7 @@ def before_validate(self: EMACallback):
 
 
 @patch
-def after_validate(self: EMACallback):
+def after_validate(self: EMACallback) -> None:
     self.learn.model = self.raw
 
 # %% ../../nbs/42_callbacks.ipynb #86f3e48f
@@ -214,13 +214,13 @@ class ProgressLogger(Callback):
 
     order = 55
 
-    def before_train(self):
+    def before_train(self) -> None:
         self.hits, self.seen, self.total, self.start = 0, 0, 0.0, time.time()
         self.shown = self.start
         name = f"epoch {self.epoch + 1}/{self.n_epoch}"
         self.bar = tqdm(total=len(self.dls.train), desc=name, leave=False, disable=None)
 
-    def after_batch(self):
+    def after_batch(self) -> None:
         if not self.training:
             return
         self.hits += (self.pred.argmax(1) == self.y.argmax(1)).sum()
@@ -232,7 +232,7 @@ class ProgressLogger(Callback):
             self.bar.set_postfix(loss=f"{loss:.3f}", acc=f"{acc:.1%}", refresh=False)
             self.shown = time.time()
 
-    def after_train(self):
+    def after_train(self) -> None:
         self.bar.close()
 
 # %% ../../nbs/42_callbacks.ipynb #9d65edf3
@@ -248,7 +248,7 @@ class DeviceLoss(AvgSmoothLoss):
 class PlateauSchedule(ReduceLROnPlateau):
     "fastai's, for torch's optimizers, whose `hypers` are copies."
 
-    def after_epoch(self):
+    def after_epoch(self) -> None:
         TrackerCallback.after_epoch(self)
         self.wait = 0 if self.new_best else self.wait + 1
         if self.wait >= self.patience:
@@ -257,7 +257,7 @@ class PlateauSchedule(ReduceLROnPlateau):
 
 # %% ../../nbs/42_callbacks.ipynb #ddf116a5
 class ResumeCallback(Callback):
-    "Record every epoch, remember the best, save all it takes to go on."
+    "Record every epoch, keep the best, save the state that a resumed training needs."
 
     order = 70  # after the recorder and the schedule
     interval = 30.0  # seconds after which a validation, a state and a log line are due; sooner if they cost little
@@ -293,7 +293,7 @@ def find(
 
 
 @patch
-def before_fit(self: ResumeCallback):
+def before_fit(self: ResumeCallback) -> None:
     if self.first:
         for stale in self.out.glob(f".*{self.metadata['model']}*.part*"):  # of a run that was killed while it wrote
             stale.unlink()
@@ -313,13 +313,13 @@ def before_fit(self: ResumeCallback):
 
 # %% ../../nbs/42_callbacks.ipynb #abefe782
 @patch
-def after_batch(self: ResumeCallback):
+def after_batch(self: ResumeCallback) -> None:
     if self.training and time.monotonic() - self.checked > 1:
         self.check_loss()
 
 
 @patch
-def after_train(self: ResumeCallback):
+def after_train(self: ResumeCallback) -> None:
     self.check_loss()
 
 
@@ -344,7 +344,7 @@ def stop(
 
 # %% ../../nbs/42_callbacks.ipynb #2975402c
 @patch
-def before_validate(self: ResumeCallback):
+def before_validate(self: ResumeCallback) -> None:
     self.looked = time.monotonic()
     late = self.looked - self.saved >= min(self.interval, 20 * self.cost)
     self.due = late or self.plateau is not None or self.epoch + 1 == self.n_epoch
@@ -376,7 +376,7 @@ def record(
 
 # %% ../../nbs/42_callbacks.ipynb #1cdbcd01
 @patch
-def after_epoch(self: ResumeCallback):
+def after_epoch(self: ResumeCallback) -> None:
     if not self.due:
         return
     net = self.average.averaged if self.average is not None else self.model
@@ -408,7 +408,7 @@ def to_python_numbers(
 
 @patch
 def kept(self: ResumeCallback) -> str:
-    "What there is to go on from, in words."
+    "A sentence that says what is saved and how to continue; empty if nothing is."
     done = self.history[-1]["epoch"] if self.history else 0
     return f"Epoch {done} is kept in {self.path.name}: go on with --resume." if self.path.exists() else ""
 

@@ -32,17 +32,17 @@ from ..plots import plot_confusion_matrix, plot_training_curves
 from ..recipe import Recipe, diff_settings, format_settings, read_settings
 
 # %% auto #0
-__all__ = ['HISTORY_FIELDS', 'checkpoint_writer', 'save_checkpoint', 'artifact_paths', 'write_history', 'whole_history',
+__all__ = ['HISTORY_FIELDS', 'checkpoint_writer', 'save_checkpoint', 'artifact_paths', 'write_history', 'full_history',
            'earlier_history', 'provenance', 'recompute_bn_stats', 'finish_classifier', 'write_artifacts',
            'TrainingResult', 'load_result', 'file_hash', 'run_metadata', 'settings_by_content', 'diff_runs',
-           'load_resume_state', 'kept_epochs', 'average_checkpoints', 'recipe_diff', 'summarize_checkpoint']
+           'load_resume_state', 'recorded_epochs', 'average_checkpoints', 'recipe_diff', 'summarize_checkpoint']
 
 # %% ../../nbs/41_checkpoints.ipynb #ac27aee0
 @contextmanager
 def checkpoint_writer(
     path: Path,  # file to write
 ) -> Iterator[Path]:  # a temporary path beside it
-    "`write_beside` for training: a full disk or an unwritable folder is a `TrainingError`."
+    "`atomic_write` for training: a full disk or an unwritable folder is a `TrainingError`."
     try:
         with atomic_write(path) as tmp:
             yield tmp
@@ -88,14 +88,14 @@ def write_history(
         rows.writeheader(), rows.writerows(history)
     if history:
         with checkpoint_writer(curves) as tmp:
-            whole = whole_history(dict(earlier=earlier, history=history))
+            whole = full_history(dict(earlier=earlier, history=history))
             plot_training_curves(whole, model_info(model).title).savefig(tmp, format="png")
 
 # %% ../../nbs/41_checkpoints.ipynb #8cdfd9de
-def whole_history(
+def full_history(
     metrics: Mapping[str, Any],  # of a training
 ) -> list[dict]:  # its rows, after those that led to its initial weights; epochs are counted on
-    "The whole way to a network."
+    "The epochs of a training, after those that led to its initial weights."
     before = metrics.get("earlier", [])
     last = before[-1]["epoch"] if before else 0
     return [*before, *({**row, "epoch": row["epoch"] + last} for row in metrics["history"])]
@@ -107,7 +107,7 @@ def earlier_history(
     "The epochs that led to the file a training started from, those before it included."
     file = Path(init)
     metrics = file.with_name(f"{file.stem.removeprefix('best_')}_metrics.pth")
-    return whole_history(load_checkpoint(metrics)) if file.is_file() and metrics.is_file() else []
+    return full_history(load_checkpoint(metrics)) if file.is_file() and metrics.is_file() else []
 
 # %% ../../nbs/41_checkpoints.ipynb #37009289
 def provenance() -> dict[str, str]:
@@ -287,7 +287,7 @@ def load_resume_state(
     return state
 
 # %% ../../nbs/41_checkpoints.ipynb #81cb54cf
-def kept_epochs(
+def recorded_epochs(
     model: str,  # a key of `MODELS`
     out: Path,  # folder of an earlier training
 ) -> int:  # 0: there is none

@@ -53,23 +53,23 @@ class ShardBatch(Callback):
 
     order = -4  # after `AugmentBatch` has made the whole batch
 
-    def before_fit(self):
+    def before_fit(self) -> None:
         "Exchange the layers that need the whole batch."
         for module in self.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.__class__ = SyncBatchNorm
 
-    def before_batch(self):
+    def before_batch(self) -> None:
         if self.training:
             mine = slice(dist.get_rank(), None, dist.get_world_size())
             self.learn.xb, self.learn.yb = (self.x[mine],), (self.y[mine],)
 
-    def after_loss(self):
+    def after_loss(self) -> None:
         if self.training:
             dist.all_reduce(self.learn.loss.detach_())
             self.learn.loss /= dist.get_world_size()
 
-    def after_backward(self):
+    def after_backward(self) -> None:
         for p in (p for p in self.model.parameters() if p.grad is not None):
             dist.all_reduce(p.grad)
             p.grad /= dist.get_world_size()

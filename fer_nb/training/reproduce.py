@@ -25,8 +25,8 @@ from ..data.dataset import FaceDataset
 from ..data.load import load_data
 from ..evaluation.evaluate import evaluate
 from ..evaluation.ensemble import fit_ensemble_weights
-from ..model_api import model_recipe
-from ..recipe import rename_settings
+from ..model_api import model_module, model_recipe
+from ..recipe import Recipe, override, rename_settings
 from .checkpoints import artifact_paths, checkpoint_writer
 from .distillation import make_bank
 from .learner import explain_device_errors, train
@@ -34,7 +34,7 @@ from ..view_bank import VIEW_SETTINGS
 
 # %% auto #0
 __all__ = ['KINDS', 'FILES', 'SETTINGS', 'Stage', 'named_stages', 'check_settings', 'make_stage', 'ready_stages', 'read_plan',
-           'find_file', 'fit_ensemble', 'run_stage', 'run_beside', 'run_wave', 'reproduce']
+           'find_stage_output', 'write_ensemble_weights', 'run_stage', 'run_parallel', 'run_ready_stages', 'reproduce']
 
 # %% ../../nbs/68_reproduce.ipynb #7ebcbff2
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Stage:
     settings: dict[str, str]  # of the recipe, the bank or the ensemble
     needs: tuple[str, ...]  # names of other stages
 
-    def file(
+    def output_path(
         self,
         out: Path,  # folder of all stages
     ) -> Path:
@@ -90,6 +90,14 @@ def check_settings(
         raise RecipeError(f"The {kind} {name} has no setting {', '.join(sorted(wrong))}.")
     elif kind == "training":
         raise RecipeError(f"The stage {name} names no model. It can have one of {', '.join(MODELS)}.")
+    elif not named_stages(settings, key := "members" if kind == "ensemble" else "teachers"):
+        raise RecipeError(f"The {kind} {name} names no stage in {key}. Name one or more, with commas between them.")
+    else:
+        for key, least in {"views": 1, "seed": 0}.items():
+            value = settings.get(key, "1")
+            if not value.isdecimal() or int(value) < least:
+                raise RecipeError(f"{key} of the {kind} {name} has to be a whole number from {least}, not '{value}'.")
+        override(Recipe(), **{key: settings[key] for key in VIEW_SETTINGS if key in settings})
 
 # %% ../../nbs/68_reproduce.ipynb #8ba6423e
 def make_stage(
@@ -105,13 +113,14 @@ def make_stage(
                           "(an ensemble).")
     model, share = settings.pop("model", ""), settings.pop("share", "0")
     try:
-        share = float(share)
+        if not 0 <= (share := float(share)) <= 1:
+            raise ValueError
     except ValueError:
         raise RecipeError(f"The share of the stage {name} has to be a number of 0–1, not {share}.") from None
     check_settings(name, kinds[0], model, settings)
-    known = {*MODELS, "none", "imagenet", "lite0"} - set(names)
-    named = [settings.get("init", "none"), *named_stages(settings, "teachers"), *named_stages(settings, "members")]
-    needs = tuple(n for n in named if n not in known)
+    starts = {"none", *(model_module(model).INIT_WEIGHTS if model else ())} - set(names)
+    first = [init for init in (settings.get("init", "none"),) if init not in starts]
+    needs = tuple(dict.fromkeys([*first, *named_stages(settings, "teachers"), *named_stages(settings, "members")]))
     if unknown := [n for n in needs if n not in names]:
         raise RecipeError(f"The stage {name} needs {unknown[0]}, which is no stage of the plan.")
     return Stage(name, kinds[0], model, share, settings, needs)
@@ -127,7 +136,7 @@ def ready_stages(
 def read_plan(
     path: str | Path | None = None,  # an .ini file; None: the one that ships
 ) -> dict[str, Stage]:  # in an order in which they can run
-    "The stages of a plan; a circle or a stage that does not exist is a `RecipeError`."
+    "The stages of a plan; a cycle or a stage that does not exist is a `RecipeError`."
     path = Path(path or models_dir() / "plan.ini")
     config = configparser.ConfigParser(inline_comment_prefixes=("#",))
     try:
@@ -138,23 +147,23 @@ def read_plan(
     plan: dict[str, Stage] = {}
     while left:
         if not (ready := ready_stages(left)):
-            raise RecipeError(f"The plan has a circle: {', '.join(left)} need one another.")
+            raise RecipeError(f"The plan has a cycle: {', '.join(left)} need one another.")
         plan |= {stage.name: left.pop(stage.name) for stage in ready}
     return plan
 
 # %% ../../nbs/68_reproduce.ipynb #5e024d39
-def find_file(
+def find_stage_output(
     stage: Stage,  # that another one needs
     out: Path,  # folder of all stages
 ) -> Path:
     "What a stage left in `out`, else in `models/plan`; a `TrainingError` if it is not done. No path of a machine."
     for folder in (out, models_dir() / "plan"):
-        if (file := stage.file(folder)).is_file():
+        if (file := stage.output_path(folder)).is_file():
             return file.relative_to(here) if file.is_relative_to(here := Path.cwd()) else file
     raise TrainingError(f"This needs the stage {stage.name}, which is not done. Run it first.")
 
 # %% ../../nbs/68_reproduce.ipynb #7440b371
-def fit_ensemble(
+def write_ensemble_weights(
     checkpoints: Mapping[str, str],  # stage → its checkpoint
     data: FaceDataset,  # split PublicTest
     file: Path,  # to write
@@ -180,7 +189,7 @@ def run_stage(
     log: Callable[[str], Any] = print,  # gets a line now and then
 ) -> None:
     "One stage, from the files of those it needs; finished it is left as it is, interrupted it goes on."
-    files = {name: str(find_file(plan[name], out)) for name in stage.needs}
+    files = {name: str(find_stage_output(plan[name], out)) for name in stage.needs}
     settings: dict[str, Any] = dict(stage.settings)
     if "init" in settings:
         settings["init"] = files.get(settings["init"], settings["init"])
@@ -189,17 +198,17 @@ def run_stage(
     if stage.kind == "training":
         train(stage.model, data, out / stage.name, resume=True, log=log, minutes=minutes * stage.share,
               teachers=teachers, note=f"stage {stage.name} of the plan", **settings)
-    elif stage.file(out).is_file():
-        log(f"{stage.file(out)} is there.")
+    elif stage.output_path(out).is_file():
+        log(f"{stage.output_path(out)} is there.")
     elif stage.kind == "ensemble":
-        fit_ensemble({name: files[name] for name in stage.needs}, data, stage.file(out), log)
+        write_ensemble_weights({name: files[name] for name in stage.needs}, data, stage.output_path(out), log)
     else:
         counts = {k: int(settings.pop(k)) for k in ("views", "seed") if k in settings}
         with explain_device_errors(str):
-            make_bank(teachers, data, log=log, **counts, **settings).save(stage.file(out))
+            make_bank(teachers, data, log=log, **counts, **settings).save(stage.output_path(out))
 
 # %% ../../nbs/68_reproduce.ipynb #bf2f7f44
-def run_beside(
+def run_parallel(
     stages: Sequence[Stage],  # that need nothing of one another
     options: Sequence[str],  # of `fer-nb reproduce`
     log: Callable[[str], Any],  # gets a line now and then
@@ -228,7 +237,7 @@ def run_beside(
     return failed
 
 # %% ../../nbs/68_reproduce.ipynb #7ba57e7c
-def run_wave(
+def run_ready_stages(
     stages: Sequence[Stage],  # that need nothing of one another
     plan: Mapping[str, Stage],  # they belong to
     data: FaceDataset,  # splits Training and PublicTest
@@ -239,7 +248,7 @@ def run_wave(
 ) -> None:
     "On a GPU side by side, else one after another; what failed is a `TrainingError`."
     if len(stages) > 1 and torch.cuda.is_available() and options is not None:
-        if failed := run_beside(stages, options, log):
+        if failed := run_parallel(stages, options, log):
             raise TrainingError(f"These stages failed: {', '.join(failed)}. What they said stands above.")
     else:
         for stage in stages:
@@ -266,7 +275,7 @@ def reproduce(
     options = {"--out": out.resolve(), "--minutes": minutes, "--data": data, "--plan": plan}
     options = [str(word) for option in options.items() if option[1] for word in option]
     while left:
-        wave = ready_stages(left)
-        run_wave(wave, stages, faces, out, minutes, log, None if data is faces else options)
-        for stage in wave:
+        ready = ready_stages(left)
+        run_ready_stages(ready, stages, faces, out, minutes, log, None if data is faces else options)
+        for stage in ready:
             del left[stage.name]

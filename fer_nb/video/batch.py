@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from ..batch import check_table, map_processes, write_table
+from ..batch import check_table, map_processes, table_writer
 from ..core import EMOTIONS, FerError, atomic_write
 from ..inference import EmotionRecognizer
 from .containers import STREAM_ADDRESS, VideoError
@@ -26,7 +26,7 @@ from .tracking import SMOOTH, track_video, video_columns
 
 # %% auto #0
 __all__ = ['VIDEO_SUFFIXES', 'Job', 'find_videos', 'batch_columns', 'VideoSettings', 'VideoSummary', 'process_video', 'part_path',
-           'part_header', 'write_part', 'finished', 'part_rows', 'work', 'run_workers', 'annotated_paths',
+           'part_header', 'write_part', 'load_finished', 'part_rows', 'process_job', 'run_workers', 'annotated_paths',
            'prepare_parts', 'process_videos']
 
 # %% ../../nbs/79_video_batch.ipynb #b1e0000b
@@ -63,7 +63,7 @@ def batch_columns(
 
 @dataclass(frozen=True)
 class VideoSettings:
-    "How videos are looked at; all of it decides the rows."
+    "How videos are processed; a change of any field changes the rows."
 
     model: str | list[str] | None = None  # a name of `MODELS`, an .onnx file, or several; None: the default
     stride: int = 1  # look at each, each second, … frame
@@ -83,7 +83,7 @@ class VideoSettings:
 # %% ../../nbs/79_video_batch.ipynb #44166d6a
 @dataclass(frozen=True)
 class VideoSummary:
-    "What there was in a video."
+    "What was found in a video."
 
     source: str
     frames: int = 0  # looked at
@@ -100,7 +100,7 @@ def process_video(
     write_row: Callable[[dict], object],  # called with each row, keys `batch_columns`
     annotated: str | Path | None = None,  # the video with boxes, where it is wanted
 ) -> VideoSummary:
-    "Look at one video; one that cannot be read is a row with an error."
+    "Process one video; one that cannot be read gives a row with an error."
     timeline = Timeline()
     try:
         video = VideoReader(source, settings.stride)
@@ -159,18 +159,18 @@ def write_part(
     return summary
 
 # %% ../../nbs/79_video_batch.ipynb #df54a509
-def finished(
+def load_finished(
     parts: Path,
     source: str,
     settings: VideoSettings,
 ) -> VideoSummary | None:  # None: it is still to be done, or has changed since, or could not be read then
-    "What is kept of a video."
+    "The summary of a video that an earlier run has finished, if it is still valid."
     try:
         with open(part_path(parts, source), encoding="ascii") as file:
             header = json.loads(file.readline())
-    except (OSError, ValueError):
+        summary = VideoSummary(**header.pop("summary"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    summary = VideoSummary(**header.pop("summary"))
     return summary if header == part_header(source, settings) and not summary.error else None
 
 # %% ../../nbs/79_video_batch.ipynb #b1e00014
@@ -188,7 +188,7 @@ def part_rows(
 Job: TypeAlias = "tuple[Path, str, VideoSettings, Path | None]"  # folder of parts, video, settings, annotated video
 
 
-def work(
+def process_job(
     recognizer: EmotionRecognizer,
     job: Job,
 ) -> VideoSummary:
@@ -205,10 +205,10 @@ def run_workers(
     "Look at all videos."
     workers = min(workers, len(jobs))
     if workers > 1:
-        yield from map_processes(work, jobs, settings.recognizer, workers, in_order=False)
+        yield from map_processes(process_job, jobs, settings.recognizer, workers, in_order=False)
     else:
         with settings.recognizer() as recognizer:
-            yield from (work(recognizer, job) for job in jobs)
+            yield from (process_job(recognizer, job) for job in jobs)
 
 # %% ../../nbs/79_video_batch.ipynb #b1e00017
 def annotated_paths(
@@ -263,14 +263,14 @@ def process_videos(
     with settings.recognizer() as recognizer:  # a model that cannot be used is an error before anything is written
         columns = batch_columns(recognizer.emotions)
     parts = prepare_parts(table, videos, workers, resume)
-    kept = {source: finished(parts, source, settings) for source in videos}
+    kept = {source: load_finished(parts, source, settings) for source in videos}
     outs = annotated_paths(annotate, videos)
     jobs = [(parts, source, settings, out) for source, out in zip(videos, outs, strict=True)
             if not kept[source] or (out and not out.exists())]  # fmt: skip
     for summary in run_workers(jobs, settings, workers):
         kept[summary.source] = summary
         on_done(summary, sum(map(bool, kept.values())), len(videos))
-    with atomic_write(table) as whole, write_table(whole, columns) as add:
+    with atomic_write(table) as whole, table_writer(whole, columns) as add:
         for row in part_rows(parts, videos):
             add([row])
     return [kept[source] for source in videos]

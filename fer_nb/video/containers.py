@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from ..core import FerError
+from ..core import FerError, atomic_write
 
 # %% auto #0
 __all__ = ['CODECS', 'TICK', 'CAMERA_FORMATS', 'STREAM_ADDRESS', 'NUMBERED', 'VideoError', 'load_av', 'in_memory_tempdir',
@@ -139,8 +139,12 @@ def write_images(
 ) -> Path:
     "A silent video of some images: for trying things on."
     path, stream = Path(path), None
-    codec, times = codec or CODECS[path.suffix.lower()], iter(times) if times is not None else None
-    with open(path, "w+b") as file, load_av().open(Unnamed(file), "w", codec.container) as container:
+    codec, times = codec or CODECS.get(path.suffix.lower()), iter(times) if times is not None else None
+    if codec is None:
+        raise VideoError(f"{path.name} does not say how to write the video. Name it {', '.join(CODECS)}.")
+    with ExitStack() as stack:
+        file = stack.enter_context(open(stack.enter_context(atomic_write(path)), "w+b"))
+        container = stack.enter_context(load_av().open(Unnamed(file), "w", codec.container))
         for i, image in enumerate(images):
             size = tuple(side + side % 2 for side in image.shape[1::-1])
             stream = stream or add_video_stream(container, codec, size, fps)

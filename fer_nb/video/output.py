@@ -25,7 +25,7 @@ from .reader import VideoReader, sequence_files
 from .tracking import SMOOTH, FrameResult, track_video
 
 # %% auto #0
-__all__ = ['LEFT', 'TOP', 'STRIP', 'GAP', 'OUTPUT_SUFFIXES', 'EmotionBins', 'held_columns', 'draw_strip', 'draw_legend',
+__all__ = ['LEFT', 'TOP', 'STRIP', 'GAP', 'OUTPUT_SUFFIXES', 'EmotionBins', 'forward_fill_columns', 'draw_strip', 'draw_legend',
            'draw_time_axis', 'summarize_track', 'Timeline', 'check_outputs', 'add_audio_stream', 'silence',
            'audio_packets', 'open_audio', 'AudioMuxer', 'VideoWriter', 'video_writer', 'annotate_video', 'to_pandas']
 
@@ -66,7 +66,7 @@ class EmotionBins:
             bins[at] = bins.get(at, 0) + np.array([*(face.probabilities[e] for e in self.emotions), 1.0])
 
 # %% ../../nbs/78_video_output.ipynb #f1f0000f
-def held_columns(
+def forward_fill_columns(
     bins: dict[int, np.ndarray],  # bin -> float [8], sums of probabilities and their number
     at: np.ndarray,  # int [width], the bin of each column, increasing
     near: int,  # bins that a value is held for
@@ -160,7 +160,7 @@ class Timeline(EmotionBins):
         draw_legend(pen, self.emotions, "" if tracks else "No face was seen.")
         at = ((np.arange(across) + 0.5) / across * self.end / self.step).astype(int)
         for y, track in enumerate(tracks):
-            columns = held_columns(self.sums[track], at, max(1, round(0.5 / self.step)))
+            columns = forward_fill_columns(self.sums[track], at, max(1, round(0.5 / self.step)))
             picture.paste(draw_strip(columns, self.emotions, STRIP), (LEFT, TOP + y * (STRIP + GAP)))
             pen.text((LEFT - 10, TOP + y * (STRIP + GAP) + STRIP / 2), f"face {track}", "black", font, anchor="rm")
         draw_time_axis(pen, across, picture.height - 24, self.end)

@@ -95,7 +95,7 @@ def check_size(
     name: str,
     width: int,  # pixels
     height: int,
-):
+) -> None:
     "A frame that is too large is a `VideoError`."
     if width * height > MAX_PIXELS:
         limit = f"{MAX_PIXELS // 10**6} million"
@@ -185,12 +185,17 @@ def open_animation(
     def frames():
         at = 0.0
         for i in range(count):
-            image.seek(i)
-            image.load()
+            try:
+                image.seek(i)
+                image.load()
+            except (OSError, EOFError, ValueError) as e:
+                feed.problems.append(f"stopped: {e}")
+                return
             yield at, lambda: load_image(image.copy())
             at += image.info.get("duration", 100) / 1000
 
-    return Feed(frames(), 10.0, count, stack=stack)
+    feed = Feed(frames(), 10.0, count, stack=stack)
+    return feed
 
 # %% ../../nbs/75_video_reader.ipynb #a1f0002f
 def fit(
