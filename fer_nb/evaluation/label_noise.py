@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 from PIL import Image
+from sklearn import model_selection
 from sklearn.linear_model import LogisticRegression
 
 from ..calibration import stratified_folds
-from ..core import EMOTIONS
 from ..metrics import log_probs
 
 # %% auto #0
@@ -60,7 +60,7 @@ def label_noise_ceiling(
     group: np.ndarray,  # int [N], the same number for images of the same pixels
 ) -> float:  # 0–1
     "The accuracy that nobody can exceed who answers equal images equally."
-    table = np.zeros((group.max() + 1, len(EMOTIONS)), int)
+    table = np.zeros((group.max() + 1, labels.max() + 1), int)
     np.add.at(table, (group, labels), 1)
     return float(table.max(1).sum() / len(labels))
 
@@ -68,17 +68,16 @@ def label_noise_ceiling(
 def cross_val_predict(
     probs: np.ndarray,  # float [N, K], of one model, or of several side by side
     labels: np.ndarray,  # int [N]
-) -> np.ndarray:  # float64 [N, 7], rows sum to 1
+) -> np.ndarray:  # float64 [N, K], rows sum to 1
     "Predictions for each image by a logistic regression that was fitted without it."
-    x, fold, out = log_probs(probs), stratified_folds(labels), np.zeros((len(labels), len(EMOTIONS)))
-    for f in np.unique(fold):
-        fit = LogisticRegression(max_iter=1000).fit(x[fold != f], labels[fold != f])
-        out[np.ix_(fold == f, fit.classes_)] = fit.predict_proba(x[fold == f])
+    folds, out = model_selection.PredefinedSplit(stratified_folds(labels)), np.zeros((len(labels), labels.max() + 1))
+    out[:, np.unique(labels)] = model_selection.cross_val_predict(
+        LogisticRegression(max_iter=1000), log_probs(probs), labels, cv=folds, method="predict_proba")
     return out
 
 
 def label_issues(
-    probs: np.ndarray,  # float [N, 7], of `cross_val_predict`
+    probs: np.ndarray,  # float [N, K], of `cross_val_predict`
     labels: np.ndarray,  # int [N]
 ) -> np.ndarray:  # bool [N]
     "Labels that confident learning calls wrong (Northcutt et al. 2021, arXiv:1911.00068)."
