@@ -30,7 +30,7 @@ def main() -> None:
                 page.locator('input[type="file"]').first.set_input_files(photo, timeout=60_000)
                 page.get_by_text("Enlarge").wait_for(timeout=60_000)
                 page.wait_for_timeout(5000)  # cards and fonts
-                cut = {"x": 0, "y": 0, "width": 1180, "height": 1000}  # above what is fixed to the window's lower edge
+                cut = {"x": 0, "y": 0, "width": 1180, "height": 985}  # above what is fixed to the window's lower edge
                 page.screenshot(path=ROOT / "nbs" / "images" / "app.png", clip=cut)
         finally:
             server.terminate()
