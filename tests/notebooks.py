@@ -5,9 +5,10 @@
     python tests/notebooks.py --write nbs/00_core.ipynb      # keep the new outputs that differ
 
 Compared are printed text, values and Markdown; not times, paths, pictures, HTML, nor cells with the tag "measured",
-whose output is a speed, or comes from photos that are not here. Outputs are committed as they are with FER2013. Without FER2013 a notebook that reads data is
-not compared, and numbers may differ in the others. Another processor rounds otherwise: numbers are the same to three
-digits, and those of a cell that trains, or that uses what such a cell made, are not compared.
+whose output is a speed, or comes from photos that are not here. Outputs are committed as they are with FER2013.
+Without FER2013 a notebook that reads data is not compared, and numbers may differ in the others. Another processor
+rounds otherwise: numbers are the same to three digits, and those of a cell that trains, or that uses what such a cell
+made, are not compared.
 """
 
 import argparse
