@@ -344,7 +344,7 @@ def test_live_says_when_the_line_is_broken(page):
     page.route_web_socket(lambda url: "/live?" in url, lambda wire: wire.close())
     choose_source(page, "Webcam")
     page.get_by_role("button", name="Start the camera").click()
-    page.get_by_test_id("stAlert").filter(has_text="line to the server").wait_for()
+    page.get_by_test_id("stAlert").filter(has_text="connection to the server was lost").wait_for()
 
 
 @pytest.fixture(scope="module")
