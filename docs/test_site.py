@@ -92,7 +92,7 @@ def page(address):
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         page, asked, wrong = browser.new_page(color_scheme="light"), [], []
         page.on("request", lambda r: asked.append(r.url))
-        page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("console", lambda m: m.type in ("error", "warning") and wrong.append(f"{m.text} {m.location['url']}"))
         page.on("pageerror", lambda e: wrong.append(str(e)))
         page.goto(address)
         yield page
