@@ -103,9 +103,9 @@ class PathDatasource(ray.data.Datasource):
 
     def get_read_tasks(self, *_, **__) -> list[ray.data.ReadTask]:
         "A task for each piece."
-        tables = [pa.table({"source": self.names[i : i + self.step]}) for i in range(0, len(self.names), self.step)]
-        sizes = [BlockMetadata(len(table), table.nbytes, input_files=None, exec_stats=None) for table in tables]
-        return [ray.data.ReadTask(lambda t=t: [t], size) for t, size in zip(tables, sizes, strict=True)]
+        pieces = (self.names[i : i + self.step] for i in range(0, len(self.names), self.step))
+        return [ray.data.ReadTask(lambda p=p: [pa.table({"source": p})], BlockMetadata(
+            len(p), sum(map(len, p)), input_files=None, exec_stats=None)) for p in pieces]
 
 # %% ../nbs/76_distributed.ipynb #2ecf415d
 def result_schema(
@@ -404,10 +404,10 @@ def bench_run(
     model: ModelSource | None,
 ) -> dict:  # workers, photos, seconds, worker_mb, driver_mb
     "One run of Ray, which has been started."
-    start = time.perf_counter()
     with PeakMemory() as memory:
+        start = time.perf_counter()
         predict_dataset(names, out, model)
-    run = dict(workers=workers, photos=len(names), seconds=time.perf_counter() - start)
+        run = dict(workers=workers, photos=len(names), seconds=time.perf_counter() - start)
     return run | dict(worker_mb=round(memory.worker), driver_mb=round(memory.driver))
 
 # %% ../nbs/76_distributed.ipynb #d1f0000a
