@@ -10,10 +10,11 @@ import io
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,8 +23,8 @@ from .core import FerError, atomic_write, brief
 # %% auto #0
 __all__ = ['FILENAME_ERRORS', 'Rows', 'AddRows', 'TEXT_COLUMNS', 'INT_COLUMNS', 'TABLE_WRITERS', 'Work', 'csv_writer',
            'jsonl_writer', 'encode_rows', 'parquet_writer', 'check_table', 'table_writer', 'append_rows', 'rows_path',
-           'appending_table', 'read_rows', 'read_partial_table', 'end_with', 'start_worker', 'run_in_worker',
-           'map_processes']
+           'appending_table', 'read_rows', 'read_partial_table', 'is_close', 'check_same_rows', 'end_with',
+           'start_worker', 'run_in_worker', 'map_processes']
 
 # %% ../nbs/08_batch.ipynb #b0000009
 FILENAME_ERRORS = "surrogateescape"  # error handler for names of files, which on Linux need not be UTF-8
@@ -180,7 +181,7 @@ def read_rows(
         return
     with open(path, newline="", encoding="utf-8", errors=FILENAME_ERRORS) as file:
         if path.suffix.lower() == ".csv":
-            yield from csv.DictReader(file)
+            yield from takewhile(lambda row: None not in row.values(), csv.DictReader(file))
             return
         for line in file:
             try:
@@ -192,7 +193,8 @@ def read_rows(
 def read_partial_table(
     path: Path,  # of a run that was stopped
     columns: Sequence[str],
-) -> list[dict[str, Any]]:  # without those of the last photo, which may be incomplete
+    photos: Container[str],  # sources that can be read again
+) -> list[dict[str, Any]]:  # where the last photo is one of these, without its rows, which may be incomplete
     "The rows a table holds already; none where it was not begun."
     file = next((file for file in (rows_path(path), path) if file.exists()), None)
     try:
@@ -201,7 +203,36 @@ def read_partial_table(
         raise FerError(brief(f"{path} cannot be continued: {e}")) from e
     if any(not isinstance(row, dict) or tuple(row) != tuple(columns) for row in rows):
         raise FerError(f"{path} is not a table of fer-nb predict. Name another file.")
-    return [row for row in rows if row["source"] != rows[-1]["source"]]
+    last = rows[-1]["source"] if rows else ""
+    return [row for row in rows if row["source"] != last] if last in photos else rows
+
+# %% ../nbs/08_batch.ipynb #b0000042
+def is_close(
+    a: str,
+    b: str,
+) -> bool:
+    "Whether two fields are equal, or differ no more than one number does from machine to machine."
+    try:
+        return a == b or abs(float(a) - float(b)) < 0.01
+    except ValueError:
+        return False
+
+
+def check_same_rows(
+    path: Path | None,  # a table to be continued
+    rows: Rows,  # that it holds
+    read: Callable[[str], Rows],  # source -> the rows of this photo now
+) -> None:
+    "A table of another model or of other settings is a `FerError`."
+    source = next((row["source"] for row in reversed(rows) if row["emotion"]), "")
+    then, now = [row for row in rows if row["source"] == source], read(source) if source else []
+    if not source or now[0]["error"]:
+        return
+    names = [name for name in rows[0] if name not in (*TEXT_COLUMNS, *INT_COLUMNS)]
+    fields = [[str(row[name]) for row in part for name in names] for part in (then, now)]
+    if len(then) != len(now) or not all(map(is_close, *fields)):
+        raise FerError(f"{path} has other rows for {source} than this run: another model, other settings or another "
+                       "photo. Continue it with what it was begun with, or name another file.")
 
 # %% ../nbs/08_batch.ipynb #b0000026
 Work: TypeAlias = "Callable[[Any, Any], Any]"  # recognizer, chunk -> answer

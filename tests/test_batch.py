@@ -130,7 +130,7 @@ def test_a_table_of_something_else_is_not_continued(content, tmp_path):
     good = '{"source": "a.jpg", "face": 1}\n'
     (tmp_path / "t.jsonl").write_text(content.replace("GOOD", good))
     with pytest.raises(FerError, match="is not a table of fer-nb predict"):
-        read_partial_table(tmp_path / "t.jsonl", columns)
+        read_partial_table(tmp_path / "t.jsonl", columns, ())
 
 
 def test_a_finished_table_takes_more_photos(rows, folder, tmp_path):
@@ -139,6 +139,27 @@ def test_a_finished_table_takes_more_photos(rows, folder, tmp_path):
     assert fer_nb("predict", *some[:10], "--out", table, *OPTIONS).exit_code == 0
     assert fer_nb("predict", *some, "--out", table, *OPTIONS, "--resume").exit_code == 0
     assert [row["source"] for row in read_rows(table)] == [str(path) for path in some]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_keeps_photos_that_are_not_given_again(suffix, folder, tmp_path):
+    table, photos = tmp_path / f"t{suffix}", [folder / "00.jpg", folder / "01.jpg", folder / "02.jpg"]
+    assert fer_nb("predict", *photos[:2], "--out", table, *OPTIONS).exit_code == 0
+    assert fer_nb("predict", photos[2], "--out", table, *OPTIONS, "--resume").exit_code == 0
+    assert [row["source"] for row in read_rows(table)] == [*map(str, photos)]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("change", [["--model", "resnet18"], ["--threshold", 0], ["--crop", "whole"]])
+def test_a_table_is_not_continued_with_another_model(suffix, change, folder, tmp_path):
+    table, photos = tmp_path / f"t{suffix}", [folder / "00.jpg", folder / "01.jpg", folder / "02.jpg"]
+    assert fer_nb("predict", *photos[:2], "--out", table).exit_code == 0
+    whole = table.read_bytes()
+    assert "another model" in one_line(fer_nb("predict", *photos, "--out", table, "--resume", *change))
+    assert table.read_bytes() == whole
+    photos[0].rename(folder / "moved.jpg")  # nothing to compare with
+    assert fer_nb("predict", *photos[1:], "--out", table, "--resume").exit_code == 0
+    (folder / "moved.jpg").rename(photos[0])
 
 
 def test_a_worker_that_is_killed_is_a_sentence(rows, folder, tmp_path):
@@ -159,6 +180,7 @@ def test_what_cannot_be_done_is_said_at_once(folder, tmp_path, monkeypatch):
     words = ["predict", folder, "--out"]
     assert ".parquet" in one_line(fer_nb(*words, tmp_path / "t.xls"))
     assert "--workers" in one_line(fer_nb(*words, tmp_path / "t.csv", "--prior", "em", "--workers", 2))
+    assert "--resume" in one_line(fer_nb(*words, tmp_path / "t.csv", "--prior", "em", "--resume"))
     assert "--out DIR" in one_line(fer_nb(*words[:2], "--engine", "ray"))
     for suffix in (".jsonl", ".parquet"):
         (tmp_path / f"bad{suffix}").write_text(json.dumps({"a": 1}) + "\n")

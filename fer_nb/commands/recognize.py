@@ -17,7 +17,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..batch import AddRows, appending_table, map_processes, read_partial_table, rows_path, table_writer
+from fer_nb.batch import (
+    AddRows, appending_table, check_same_rows, map_processes, read_partial_table, rows_path, table_writer,
+)  # fmt: skip
 from fer_nb.commands.base import (
     CropOption, DeviceOption, JsonOption, MinFaceOption, ModelOption, PriorOption, ThresholdOption, TtaOption, app,
     file_error, parse_prior_option, require_extra,
@@ -30,7 +32,7 @@ __all__ = ['DRAWING_SUFFIXES', 'CHUNK_SIZE', 'PHOTOS_HELP', 'RAY_HELP', 'PhotosA
            'TimelineOption', 'StrideOption', 'SmoothOption', 'VIDEO_HELP', 'FRAMES_HELP', 'VideosArgument',
            'FramesOption', 'SecondsOption', 'FOLDER_HELP', 'VideoFolderOption', 'annotated_path', 'write_annotated',
            'PhotoReport', 'report_photos', 'report_chunk', 'report_all', 'result_printer', 'cmd_predict',
-           'predict_on_ray', 'pending_photos', 'predict_locally', 'write_reports', 'load_previous_rows', 'cmd_video',
+           'predict_on_ray', 'find_originals', 'predict_locally', 'write_reports', 'load_previous_rows', 'cmd_video',
            'track_one_video', 'track_videos', 'write_tracks', 'frame_table', 'print_tracks']
 
 # %% ../../nbs/94_commands_recognize.ipynb #5d4b0780
@@ -202,14 +204,12 @@ def predict_on_ray(
     return summary.errors
 
 # %% ../../nbs/94_commands_recognize.ipynb #e5a1fa39
-def pending_photos(
+def find_originals(
     paths: list[str],  # as given on the command line
     annotate: Path | None,  # folder for annotated photos
-    done: set[str],  # sources that need not be read again
 ) -> tuple[list[str], str]:  # photos in the order given, and the folder that all are in
-    "The photos that are still to be read: not those that are done, not annotated outputs of earlier runs."
-    from fer_nb.images import source_name
-    from fer_nb.images import find_images
+    "The photos that are to be read: not annotated outputs of earlier runs."
+    from fer_nb.images import find_images, source_name
 
     photos = find_images(paths, annotate)
     root = os.path.commonpath([os.path.dirname(os.path.abspath(source_name(path))) for path in photos] or ["/"])
@@ -218,7 +218,7 @@ def pending_photos(
     originals = [path for path in photos if os.path.abspath(path) not in copies]
     if len(originals) < len(photos):
         typer.echo(f"left out, as annotated copies of other photos: {len(photos) - len(originals):,}", err=True)
-    return [path for path in originals if source_name(path) not in done], root
+    return originals, root
 
 # %% ../../nbs/94_commands_recognize.ipynb #1503f2e4
 def predict_locally(
@@ -233,17 +233,21 @@ def predict_locally(
     "Read photos, and pass each result on at once."
     from tqdm import tqdm
 
+    from fer_nb.images import source_name
     from fer_nb.inference import EmotionRecognizer
 
-    if workers > 1 and settings["prior"] == "em":
-        raise FerError("--prior em learns from one photo after the other. Leave out --workers.")
+    if settings["prior"] == "em" and (workers > 1 or resume):
+        raise FerError("--prior em learns from one photo after the other. Leave out --workers and --resume.")
     form = "" if form == "text" and (table or annotate) else form
     make_recognizer = partial(EmotionRecognizer, **settings)
     with ExitStack() as stack:
         recognizer = stack.enter_context(make_recognizer())
         columns = recognizer.columns
-        before = load_previous_rows(table, resume, columns)
-        photos, root = pending_photos(paths, annotate, {row["source"] for row in before})
+        photos, root = find_originals(paths, annotate)
+        before = load_previous_rows(table, resume, columns, [*map(source_name, photos)])
+        check_same_rows(table, before, lambda source: next(recognizer.stream([source])).rows())
+        done = {row["source"] for row in before}
+        photos = [path for path in photos if source_name(path) not in done]
         add_rows = stack.enter_context(appending_table(table, columns, before)) if table else lambda rows: None
         show = stack.enter_context(result_printer(recognizer.model, form))
         reports = report_all(recognizer, make_recognizer, photos, annotate, root, workers)
@@ -271,6 +275,7 @@ def load_previous_rows(
     table: Path | None,  # the table to write
     resume: bool,  # True: it may be there
     columns: tuple[str, ...],
+    photos: list[str],  # sources of this run
 ) -> list[dict[str, Any]]:
     "The rows of an earlier run; a table that is there is never written over."
     if resume and not table:
@@ -279,7 +284,7 @@ def load_previous_rows(
         return []
     if not resume:
         raise FerError(f"{table} is there already, or was begun. Continue it: --resume. Or name another file.")
-    return read_partial_table(table, columns)
+    return read_partial_table(table, columns, photos)
 
 # %% ../../nbs/94_commands_recognize.ipynb #c58411fa
 VideoOutOption = Annotated[Path | None, typer.Option(metavar="FILE", help="The video with boxes: .mp4, .webm or .avi.")]
