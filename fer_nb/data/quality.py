@@ -95,7 +95,7 @@ def leakage_notes(
             split, other = pair.split(" in ")
             frac = f"{n:,} of {len(data[split]):,} {split} images ({n / len(data[split]):.1%})"
             notes.append(f"Leakage: {frac} are in {other} as well. Figures on {split} are too good for them. "
-                         "To remove them: fer-nb data SOURCE --to folder OUT --drop duplicates")  # fmt: skip
+                         "To remove them: fer-nb data SOURCE OUT --to folder --drop duplicates")  # fmt: skip
     return notes
 
 # %% ../../nbs/14_data_exploration.ipynb #12825701

@@ -33,7 +33,7 @@ from torch import nn
 
 # %% auto #0
 __all__ = ['make_optimizer', 'discriminative_lrs', 'one_cycle', 'fit', 'ResumableLearner', 'make_callbacks', 'make_learner',
-           'train_subsample', 'explain_device_errors', 'fit_or_explain', 'finished_result', 'finish_run', 'log_leakage',
+           'train_subsample', 'explain_device_errors', 'fit_or_explain', 'finished_result', 'finish_run',
            'log_absent_classes', 'run_training', 'StepTimer', 'epoch_seconds', 'epochs_for_time', 'train']
 
 # %% ../../nbs/43_training.ipynb #ba444690
@@ -41,7 +41,7 @@ from ..class_weights import class_weights
 from ..core import RecipeError, TrainingError
 from ..data.dataset import FaceDataset, Split
 from ..data.load import load_data, useful_size
-from ..data.quality import exact_duplicates_in
+from ..data.quality import leakage_notes
 from ..model_api import build_model, init_model, load_checkpoint, model_module, model_recipe, param_groups
 from ..recipe import Recipe, override
 from fer_nb.training.callbacks import (
@@ -234,19 +234,6 @@ def finish_run(
     keep.path.unlink()
     return result
 
-# %% ../../nbs/43_training.ipynb #c8aff016
-def log_leakage(
-    data: FaceDataset,
-    log: Callable[[str], Any],  # gets a line, if images leak
-) -> None:
-    "Say how many images of the other splits are in Training: figures on them are too good."
-    others = {name: split for name, split in data.splits.items() if name != "Training"}
-    counts = {name: int(exact_duplicates_in(split, data["Training"]).sum()) for name, split in others.items()}
-    leaked = [f"{n:,} of {len(others[name]):,} {name} images" for name, n in counts.items() if n]
-    if leaked:
-        log(f"Leakage: {' and '.join(leaked)} are in Training too, and figures on them too good. "
-            "To remove them: fer-nb data SOURCE OUT --to folder --drop duplicates")  # fmt: skip
-
 # %% ../../nbs/43_training.ipynb #1cd273f8
 def log_absent_classes(
     part: Split,  # Training
@@ -268,7 +255,8 @@ def run_training(
     first: bool,  # whether this process writes
 ) -> TrainingResult | None:  # None in the other processes of several
     "A training with all its settings fixed, from the state it left, if there is one, to its artifacts."
-    log_leakage(data, log)
+    for line in leakage_notes(data):
+        log(line)
     log_absent_classes(data["Training"], log)
     metadata = run_metadata(model, recipe, data)
     state = load_resume_state(out / f"{model}_state.pth", metadata, resume, log)
