@@ -242,11 +242,9 @@ def predict_locally(
     make_recognizer = partial(EmotionRecognizer, **settings)
     with ExitStack() as stack:
         recognizer = stack.enter_context(make_recognizer())
-        columns = recognizer.columns
         photos, root = find_originals(paths, annotate)
-        before = load_previous_rows(table, resume, columns, [*map(source_name, photos)])
-        check_same_rows(table, before, lambda source: next(recognizer.stream([source])).rows())
-        done = {row["source"] for row in before}
+        before = load_previous_rows(table, resume, recognizer, [*map(source_name, photos)])
+        done, columns = {row["source"] for row in before}, recognizer.columns
         photos = [path for path in photos if source_name(path) not in done]
         add_rows = stack.enter_context(appending_table(table, columns, before)) if table else lambda rows: None
         show = stack.enter_context(result_printer(recognizer.model, form))
@@ -274,7 +272,7 @@ def write_reports(
 def load_previous_rows(
     table: Path | None,  # the table to write
     resume: bool,  # True: it may be there
-    columns: tuple[str, ...],
+    recognizer: Any,  # `EmotionRecognizer` of this run
     photos: list[str],  # sources of this run
 ) -> list[dict[str, Any]]:
     "The rows of an earlier run; a table that is there is never written over."
@@ -284,7 +282,9 @@ def load_previous_rows(
         return []
     if not resume:
         raise FerError(f"{table} is there already, or was begun. Continue it: --resume. Or name another file.")
-    return read_partial_table(table, columns, photos)
+    rows = read_partial_table(table, recognizer.columns, photos)
+    check_same_rows(table, rows, lambda source: next(recognizer.stream([source])).rows())
+    return rows
 
 # %% ../../nbs/94_commands_recognize.ipynb #c58411fa
 VideoOutOption = Annotated[Path | None, typer.Option(metavar="FILE", help="The video with boxes: .mp4, .webm or .avi.")]
