@@ -181,7 +181,10 @@ def read_rows(
         return
     with open(path, newline="", encoding="utf-8", errors=FILENAME_ERRORS) as file:
         if path.suffix.lower() == ".csv":
-            yield from takewhile(lambda row: None not in row.values(), csv.DictReader(file))
+            table = csv.DictReader(file)
+            yield from takewhile(lambda row: None not in row.values(), table)
+            if next(table, None):
+                raise ValueError("a row before its end is not complete")
             return
         for line in file:
             try:

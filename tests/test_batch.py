@@ -133,6 +133,12 @@ def test_a_table_of_something_else_is_not_continued(content, tmp_path):
         read_partial_table(tmp_path / "t.jsonl", columns, ())
 
 
+def test_a_table_with_a_short_row_in_its_middle_keeps_its_rows(tmp_path):
+    (tmp_path / "t.csv").write_text("source,face\na.jpg\nb.jpg,1\n")
+    with pytest.raises(FerError, match="cannot be continued"):
+        read_partial_table(tmp_path / "t.csv", ("source", "face"), ())
+
+
 def test_a_finished_table_takes_more_photos(rows, folder, tmp_path):
     table = tmp_path / "t.parquet"
     some = sorted(path for path in folder.iterdir() if path.name[:2].isdigit())[:20]
