@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, overload
 import numpy as np
 from PIL import Image
 
-from .core import EMOTIONS, FerError, ImageError, ModelError, available_models, default_model, model_info
+from fer_nb.core import (
+    EMOTIONS, FerError, ImageError, ModelError, available_models, default_model, load_results, model_info,
+)
 from fer_nb.crops import (
     Crop, DetectedImage, batch_images, check_crop, detect_and_crop, prefetch_map, try_detect_and_crop
 )  # fmt: skip
@@ -350,7 +352,10 @@ class EmotionRecognizer:
 
 # %% ../nbs/72_inference.ipynb #0a3dcae4
 def list_models() -> list[dict[str, Any]]:  # model, title, summary, size (pixels), megabytes, accuracy, ms_per_face
-    "The models that are here, the default first. Accuracy is what the file says, speed is measured now."
+    """The models that are here, the default first. Speed is measured now.
+
+    Accuracy is that of results.json, with one view, else what the file says of its training; None without either."""
+    evaluated = {row["model"]: row for row in reversed(load_results().get("rows", [])) if not row["tta"]}
     rows = []
     for name in available_models():
         path, info = model_path(name), model_info(name)
@@ -360,8 +365,9 @@ def list_models() -> list[dict[str, Any]]:  # model, title, summary, size (pixel
             classify()
             times = timeit.repeat(classify, number=5, repeat=3)
             metadata = recognizer.metadata
+        (own,) = json.loads(metadata.get("figures", '{"": {}}')).values()  # a file has one split's
         rows.append(dict(
-            model=name, title=info.title, summary=info.summary, size=int(metadata["size"]),
+            model=name, title=info.title, summary=info.summary, size=int(metadata.get("size", side)),
             megabytes=round(path.stat().st_size / 1e6, 2), ms_per_face=round(min(times) / 5 * 1000, 2),
-            accuracy=next(iter(json.loads(metadata["figures"]).values()))["accuracy"]))  # a file has one split's
+            accuracy=evaluated.get(name, own).get("accuracy")))
     return rows

@@ -284,15 +284,18 @@ def test_a_stale_cell_is_found_and_a_fresh_one_is_not(tmp_path):
         cell("timed000", "import time; print(f'{time.time():.1f} seconds')", "1.5 seconds\n"),
         cell("speed000", "print(time.time())", "1.5\n"),
         cell("trains00", "def train(n): return n\nloss = train(2)", ""), cell("chaos000", "print(loss)", "3\n"),
-        cell("silent00", "#| eval: false\nprint('never')", "yesterday\n"),
+        cell("silent00", "#| eval: false\nprint('never')", "yesterday\n"), cell("photos00", "x = None", "18 of 18\n"),
+        cell("worded00", "print(f'about {time.time()}')", "around 1.5\n"),
     ]  # fmt: skip
-    cells[3]["metadata"] = {"tags": ["measured"]}
+    for measured in (cells[3], *cells[-2:]):
+        measured["metadata"] = {"tags": ["measured"]}
     kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
     file = tmp_path / "00_trial.ipynb"
     file.write_text(json.dumps(dict(cells=cells, metadata=kernel, nbformat=4, nbformat_minor=5)))
     done = subprocess.run([sys.executable, runner.__file__, file], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1 and "-a cat" in done.stdout and "+a dog" in done.stdout, done.stdout + done.stderr
-    assert "1 outputs are stale" in done.stdout and "fresh000" not in done.stdout
+    assert "-around 1.5" in done.stdout and "2 outputs are stale" in done.stdout, done.stdout
+    assert not any(name in done.stdout for name in ("fresh000", "speed000", "photos00"))
     assert runner.chaotic_cells(cells) == {"trains00", "chaos000"}
     subprocess.run([sys.executable, runner.__file__, "--write", file], check=True, capture_output=True, cwd=ROOT)
     assert subprocess.run([sys.executable, runner.__file__, file], capture_output=True, cwd=ROOT).returncode == 0

@@ -21,7 +21,7 @@ from fer_nb.data.synthetic import draw_face
 from fer_nb.explain import occlusion_map
 from fer_nb.faces import detect_faces
 from fer_nb.images import load_image
-from fer_nb.inference import COLUMNS, EmotionRecognizer, to_pandas
+from fer_nb.inference import COLUMNS, EmotionRecognizer, list_models, to_pandas
 from fer_nb.prior import adapt_prior, reference_prior
 
 ort = pytest.importorskip("onnxruntime")
@@ -289,6 +289,17 @@ def test_a_model_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("FER_NB_MODELS", str(tmp_path))
     with pytest.raises(ModelError, match="fer-nb train"):
         EmotionRecognizer()
+
+
+def test_models_are_listed_by_their_files_where_nothing_was_evaluated(tmp_path, monkeypatch):
+    shutil.copy(models_dir() / "custom_cnn.onnx", tmp_path)
+    tiny_model(tmp_path / "resnet18.onnx", {"emotions": ",".join(EMOTIONS)})
+    monkeypatch.setenv("FER_NB_MODELS", str(tmp_path))
+    known, bare = list_models()
+    own = json.loads(EmotionRecognizer("custom_cnn").metadata["figures"])["PublicTest"]["accuracy"]
+    assert (known["model"], known["accuracy"], known["size"]) == ("custom_cnn", own, 48)
+    assert (bare["model"], bare["accuracy"], bare["size"]) == ("resnet18", None, 48)
+    assert "resnet18" in fer_nb("models").stdout
 
 
 # --- labels of a model's own ----------------------------------------------------------------------

@@ -8,7 +8,8 @@ from __future__ import annotations
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +31,7 @@ from ..augmentation import GRAY_STATS, IMAGENET_STATS
 from ..core import EMOTIONS
 from ..data.dataset import FaceDataset, Split
 from ..data.synthetic import synthetic_faces
+from ..export import best_ms
 from ..model_api import build_model
 from ..recipe import Recipe
 from ..training.callbacks import AugmentBatch, EMACallback
@@ -39,7 +41,7 @@ from ..model_api import init_model, model_module, model_recipe
 from ..training.learner import make_optimizer
 
 # %% auto #0
-__all__ = ['baseline_loop', 'BatchTimer', 'FixedBatch', 'engine_loop', 'save_image_folder', 'bench_training', 'fastest_ms',
+__all__ = ['baseline_loop', 'BatchTimer', 'FixedBatch', 'engine_loop', 'save_image_folder', 'bench_training',
            'average_one_by_one', 'bench_weights']
 
 # %% ../../nbs/86_bench_training.ipynb #66c7b1a0
@@ -148,21 +150,6 @@ def bench_training(
         speedup=round(rates["engine"] / rates["baseline"], 2))  # fmt: skip
 
 # %% ../../nbs/86_bench_training.ipynb #9875145c
-def fastest_ms(
-    step: Callable[[], object],
-    times: int = 20,  # steps that are timed, after three that are not
-) -> float:  # milliseconds
-    "How long a step takes at best: whatever else a machine does only adds to it."
-    seconds = []
-    for _ in range(times + 3):
-        start = time.perf_counter()
-        step()
-        if default_device().type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return round(1000 * min(seconds[3:]), 2)
-
-
 def average_one_by_one(
     pairs: tuple[Sequence[Tensor], Sequence[Tensor]],  # averages, and the weights of now
 ) -> None:
@@ -177,6 +164,12 @@ def bench_weights(
     times: int = 20,  # steps that are timed
 ) -> dict[str, float]:  # milliseconds a step, the fastest
     "What moving and averaging the weights of a model costs here, in one call and tensor by tensor."
+
+    def finished(step):
+        step()
+        if default_device().type == "cuda":
+            torch.cuda.synchronize()
+
     net = build_model(model).to(default_device())
     for p in net.parameters():
         p.grad = torch.randn_like(p) * 1e-3
@@ -184,9 +177,11 @@ def bench_weights(
     ema.learn = SimpleNamespace(model=net, training=True)
     ema.before_fit()
     params = [list(net.parameters())]
-    return dict(
-        fastai_adam=fastest_ms(Adam(params, lr=1e-9, eps=1e-8).step, times),
-        fused_adamw=fastest_ms(make_optimizer(params, 1e-9, Recipe()).step, times),
-        average_one_by_one=fastest_ms(lambda: average_one_by_one(ema.floats), times),
-        average_in_one_call=fastest_ms(ema.after_batch, times),
+    steps = dict(
+        fastai_adam=Adam(params, lr=1e-9, eps=1e-8).step,
+        fused_adamw=make_optimizer(params, 1e-9, Recipe()).step,
+        average_one_by_one=partial(average_one_by_one, ema.floats),
+        average_in_one_call=ema.after_batch,
     )
+    took = best_ms(*(partial(finished, step) for step in steps.values()), times=times)
+    return {name: round(ms, 2) for name, ms in zip(steps, took, strict=True)}

@@ -325,7 +325,8 @@ def cmd_models(
     line = "{:18} {:>6} {:>8} {:>10} {:>10}  {}"
     typer.echo(line.format("model", "input", "MB", "accuracy", "ms/face", ""))
     for r in rows:
-        figures = f"{r['megabytes']:.1f}", f"{r['accuracy']:.1%}", f"{r['ms_per_face']:.1f}"
+        accuracy = "" if r["accuracy"] is None else f"{r['accuracy']:.1%}"
+        figures = f"{r['megabytes']:.1f}", accuracy, f"{r['ms_per_face']:.1f}"
         typer.echo(line.format(r["model"], f"{r['size']} px", *figures, r["summary"]))
     if missing := [m for m in MODELS if m not in [r["model"] for r in rows]]:
         typer.echo(f"not here: {', '.join(missing)} (fer-nb train makes them)")
