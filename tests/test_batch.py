@@ -13,7 +13,7 @@ import pytest
 from conftest import FER_NB, fer_nb, one_line
 from PIL import Image
 
-from fer_nb.batch import TABLE_WRITERS, read_partial_table, read_rows, rows_path
+from fer_nb.batch import TABLE_WRITERS, read_partial_table, read_rows, rows_path, table_writer
 from fer_nb.core import EMOTIONS, FerError
 from fer_nb.data.synthetic import draw_face
 
@@ -166,6 +166,19 @@ def test_a_table_is_not_continued_with_another_model(suffix, change, folder, tmp
     photos[0].rename(folder / "moved.jpg")  # nothing to compare with
     assert fer_nb("predict", *photos[1:], "--out", table, "--resume").exit_code == 0
     (folder / "moved.jpg").rename(photos[0])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_rows_of_another_threshold_are_not_continued(suffix, folder, tmp_path):
+    table, photos = tmp_path / f"t{suffix}", [folder / f"0{i}.jpg" for i in range(3)]
+    assert fer_nb("predict", *photos, "--out", table, "--threshold", 0).exit_code == 0
+    assert fer_nb("predict", *photos, "--out", table, "--threshold", 0, "--resume").exit_code == 0
+    first, *others = read_rows(table)
+    first["is_confident"] = False
+    with table_writer(table, [*first]) as add:
+        add([first, *others])
+    again = fer_nb("predict", *photos, "--out", table, "--threshold", 0, "--resume")
+    assert "another threshold" in one_line(again) and len([*read_rows(table)]) == 1 + len(others)
 
 
 def test_a_worker_that_is_killed_is_a_sentence(rows, folder, tmp_path):

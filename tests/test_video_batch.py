@@ -167,6 +167,55 @@ def test_videos_with_boxes_keep_their_folders(videos, tmp_path):
     assert [str(path) for path in twins] == ["o/a.mp4_faces.mp4", "o/a.mkv_faces.mp4"]
 
 
+def test_an_original_is_not_drawn_over_and_a_drawing_is_no_original(videos, tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for name in ("a.mp4", "a_faces.mp4"):
+        (folder / name).write_bytes((videos / "0.mp4").read_bytes())
+    with pytest.raises(VideoError, match=r"a_faces\.mp4 would be written over"):
+        process_videos([folder], tmp_path / "t.jsonl", SETTINGS, annotate=folder)
+    (folder / "a_faces.mp4").unlink()
+    (folder / ".a_faces.mp4.7.part.mp4").write_text("of a run that was killed")
+    for resume in (False, True, True):
+        done = process_videos([folder], tmp_path / "t.jsonl", SETTINGS, annotate=folder, resume=resume)
+        assert [os.path.basename(summary.source) for summary in done] == ["a.mp4"]
+    assert sorted(path.name for path in folder.iterdir() if path.name[0] != ".") == ["a.mp4", "a_faces.mp4"]
+
+
+def test_a_table_keeps_the_videos_that_are_not_named_again(videos, tmp_path):
+    table, first, second = tmp_path / "t.jsonl", videos / "0.mp4", videos / "2.mp4"
+    process_videos([first], table, SETTINGS)
+    before = table.read_bytes()
+    process_videos([second], table, SETTINGS, resume=True)
+    process_videos([second], tmp_path / "second.jsonl", SETTINGS)
+    assert table.read_bytes() == before + (tmp_path / "second.jsonl").read_bytes()
+    with pytest.raises(VideoError, match="other settings"):
+        process_videos([second], table, replace(SETTINGS, stride=2), resume=True)
+    (tmp_path / "mine.csv").write_text("id,note\n1,mine\n")
+    with pytest.raises(VideoError, match="cannot be continued"):
+        process_videos([first], tmp_path / "mine.csv", SETTINGS, resume=True)
+    for path in (table, tmp_path / "mine.csv"):
+        kept = path.read_bytes()
+        assert "there already" in fer_nb("video", first, "--model", "custom_cnn", "--out", path).stderr
+        assert path.read_bytes() == kept
+
+
+def test_a_pattern_in_quotes_is_many_videos(videos, tmp_path):
+    table = tmp_path / "t.jsonl"
+    done = fer_nb("video", videos / "[0-4].mp4", "--model", "custom_cnn", "--stride", 4, "--out", table)
+    assert done.exit_code == 0, done.output
+    sources = dict.fromkeys(json.loads(line)["source"] for line in table.read_text().splitlines())
+    assert [*sources] == [str(videos / f"{i}.mp4") for i in (0, 2, 4)]
+
+
+def test_what_is_secret_in_an_address_is_kept_nowhere(tmp_path):
+    address, table = "http://me:secret@127.0.0.1:9/film.mp4?token=hidden", tmp_path / "t.jsonl"
+    done = fer_nb("video", address, "none.mp4", "--model", "custom_cnn", "--out", table, "--json")
+    kept = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert done.exit_code == 1 and "http://127.0.0.1:9/film.mp4" in kept[0] + kept[-1]
+    assert not any(word in text for word in ("secret", "hidden") for text in [done.output, *kept])
+
+
 def test_what_cannot_be_done_is_said_at_once(videos, tmp_path):
     (tmp_path / "empty").mkdir()
     for sources, table, options, message in (

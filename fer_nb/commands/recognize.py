@@ -33,7 +33,7 @@ __all__ = ['DRAWING_SUFFIXES', 'CHUNK_SIZE', 'PHOTOS_HELP', 'RAY_HELP', 'PhotosA
            'FramesOption', 'SecondsOption', 'FOLDER_HELP', 'VideoFolderOption', 'annotated_path', 'write_annotated',
            'PhotoReport', 'report_photos', 'report_chunk', 'report_all', 'result_printer', 'cmd_predict',
            'predict_on_ray', 'find_originals', 'predict_locally', 'write_reports', 'load_previous_rows', 'cmd_video',
-           'track_one_video', 'track_videos', 'write_tracks', 'frame_table', 'print_tracks']
+           'track_one_video', 'track_videos', 'write_tracks', 'print_tracks']
 
 # %% ../../nbs/94_commands_recognize.ipynb #5d4b0780
 DRAWING_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # formats that are kept; the others become PNG
@@ -284,6 +284,9 @@ def load_previous_rows(
         raise FerError(f"{table} is there already, or was begun. Continue it: --resume. Or name another file.")
     rows = read_partial_table(table, recognizer.columns, photos)
     check_same_rows(table, rows, lambda source: next(recognizer.stream([source])).rows())
+    found = [(float(r["confidence"]) - recognizer.threshold, str(r["is_confident"])) for r in rows if r["emotion"]]
+    if any(abs(above) > 0.01 and sure != str(above > 0) for above, sure in found):
+        raise FerError(f"{table} has another threshold. Continue it with what it was begun with, or name another file.")
     return rows
 
 # %% ../../nbs/94_commands_recognize.ipynb #c58411fa
@@ -319,8 +322,10 @@ def cmd_video(
     resume: ResumeTableOption = False,
 ) -> None:
     "Follow the faces in videos or before a webcam; Ctrl-C stops a webcam."
+    with require_extra("video"):
+        from fer_nb.video.batch import find_videos
     settings = dict(model=model or None, tta=tta, threshold=threshold, min_face=min_face)
-    if len(sources) == 1 and not os.path.isdir(sources[0]) and not (annotate or resume or workers > 1):
+    if len(sources) == 1 and find_videos(sources) == sources and not (annotate or resume or workers > 1):
         return track_one_video(sources[0], settings, stride, smooth, seconds, table, video_out, timeline, as_json)
     if not table or video_out or timeline:
         raise FerError("Many videos leave one table: --out FILE. --video-out and --timeline are for one video.")
@@ -343,18 +348,21 @@ def track_one_video(
     "Track one video or webcam, and write its table, timeline and annotated video."
     from fer_nb.inference import EmotionRecognizer
 
-    with require_extra("video"):
-        from fer_nb.video.output import Timeline, check_outputs
-        from fer_nb.video.reader import VideoReader
+    from fer_nb.video.batch import source_label
+    from fer_nb.video.output import Timeline, check_outputs
+    from fer_nb.video.reader import VideoReader
+
     video = int(source) if source.isdecimal() else source
     check_outputs(video, video=video_out, timeline=timeline, table=table)
+    if table and table.exists():
+        raise FerError(f"{table} is there already. Name another file.")
     frames, seen = VideoReader(video, stride), Timeline()
     with EmotionRecognizer(**settings) as recognizer:
         write_tracks(frames, recognizer, seen, video_out, table, smooth, seconds)
     if timeline:
         with atomic_write(timeline) as part:
             seen.draw().save(part)
-    print_tracks(source, seen, frames.warning if seconds is None else "", as_json)
+    print_tracks(source_label(source), seen, frames.warning, as_json)
 
 # %% ../../nbs/94_commands_recognize.ipynb #201dd23f
 def track_videos(
@@ -369,8 +377,7 @@ def track_videos(
     "Many videos into one table; each that cannot be read is one line, and the others go on."
     from tqdm import tqdm
 
-    with require_extra("video"):
-        from fer_nb.video.batch import VideoSettings, process_videos
+    from fer_nb.video.batch import VideoSettings, process_videos
 
     def show_progress(summary: Any, done: int, total: int) -> None:
         bar.total = bar.n + 1 + total - done  # without those of an earlier run
@@ -380,6 +387,8 @@ def track_videos(
                 typer.echo(f"error: {summary.error}", err=True)
             elif not as_json:
                 typer.echo(f"{done}/{total} {summary.source}: {summary.frames} frames, faces: {len(summary.tracks)}")
+            if summary.warning:
+                typer.echo(f"warning: {summary.warning}", err=True)
 
     with tqdm(unit="video", disable=None) as bar:
         summaries = process_videos(sources, table, VideoSettings(**settings), workers, resume, annotate, show_progress)
@@ -401,11 +410,13 @@ def write_tracks(
     from tqdm import tqdm
 
     from fer_nb.video.output import video_writer
-    from fer_nb.video.tracking import track_video
+    from fer_nb.video.tracking import track_video, video_columns
 
     with ExitStack() as stack:
         show = stack.enter_context(video_writer(video_out, frames)) if video_out else lambda result: None
-        add_rows = stack.enter_context(frame_table(table, recognizer.emotions)) if table else lambda rows: None
+        part = stack.enter_context(atomic_write(table)) if table else None
+        columns = video_columns(recognizer.emotions)
+        add_rows = stack.enter_context(table_writer(part, columns)) if part else lambda rows: None
         total = frames.frame_count and -(-frames.frame_count // frames.stride)
         try:
             for result in tqdm(track_video(frames, recognizer, smooth), total=total, unit="frame", disable=None):
@@ -419,18 +430,6 @@ def write_tracks(
                 raise
 
 # %% ../../nbs/94_commands_recognize.ipynb #2e5d878e
-@contextmanager
-def frame_table(
-    path: Path,
-    emotions: tuple[str, ...],  # the model's
-) -> Iterator[AddRows]:
-    "Inside, a function that adds rows to a table; the file is complete or not there."
-    from fer_nb.video.tracking import video_columns
-
-    with atomic_write(path) as part, table_writer(part, video_columns(emotions)) as add_rows:
-        yield add_rows
-
-
 def print_tracks(
     source: str,
     seen: Any,  # `Timeline`

@@ -19,15 +19,15 @@ from typing import TypeAlias
 from ..batch import check_table, map_processes, table_writer
 from ..core import EMOTIONS, FerError, atomic_write
 from ..inference import EmotionRecognizer
-from .containers import STREAM_ADDRESS, VideoError
+from .containers import STREAM_ADDRESS, VideoError, display_name
 from .output import Timeline, check_outputs, video_writer
 from .reader import VideoReader
 from .tracking import SMOOTH, track_video, video_columns
 
 # %% auto #0
-__all__ = ['VIDEO_SUFFIXES', 'Job', 'find_videos', 'batch_columns', 'VideoSettings', 'VideoSummary', 'process_video', 'part_path',
-           'part_header', 'write_part', 'load_finished', 'part_rows', 'process_job', 'run_workers', 'annotated_paths',
-           'prepare_parts', 'process_videos']
+__all__ = ['VIDEO_SUFFIXES', 'Job', 'find_videos', 'source_label', 'batch_columns', 'VideoSettings', 'VideoSummary',
+           'process_video', 'part_path', 'part_header', 'write_part', 'load_finished', 'part_rows', 'other_parts',
+           'process_job', 'run_workers', 'annotated_paths', 'without_copies', 'prepare_parts', 'process_videos']
 
 # %% ../../nbs/79_video_batch.ipynb #b1e0000b
 VIDEO_SUFFIXES = (
@@ -38,20 +38,28 @@ VIDEO_SUFFIXES = (
 
 def find_videos(
     words: Iterable[str | Path],  # files, folders, patterns such as 'films/**/*.mp4', addresses
-) -> list[str]:  # each once, in the order given; those of a folder by name
+) -> list[str]:  # each once, in the order given; those of a folder by name, without hidden files
     "The videos that are meant."
     sources: dict[str, None] = {}
     for word in map(os.fspath, words):
         found = [word]
         if os.path.isdir(word):
             walked = ((where, name) for where, _, names in os.walk(word, followlinks=False) for name in names)
-            found = sorted(os.path.join(*pair) for pair in walked if pair[1].lower().endswith(VIDEO_SUFFIXES))
+            found = sorted(os.path.join(where, name) for where, name in walked
+                           if name.lower().endswith(VIDEO_SUFFIXES) and name[0] != ".")  # fmt: skip
             if not found:
                 raise VideoError(f"There is no video in {word}. Videos end in {', '.join(VIDEO_SUFFIXES)}.")
         elif not os.path.exists(word) and not STREAM_ADDRESS.match(word):
             found = sorted(glob.glob(word, recursive=True)) or [word]
         sources.update(dict.fromkeys(found))
     return list(sources)
+
+
+def source_label(
+    source: str,
+) -> str:
+    "A source as it is shown and written: an address without its password and its query."
+    return display_name(source) if STREAM_ADDRESS.match(source) else source
 
 # %% ../../nbs/79_video_batch.ipynb #b1e0000e
 def batch_columns(
@@ -101,7 +109,7 @@ def process_video(
     annotated: str | Path | None = None,  # the video with boxes, where it is wanted
 ) -> VideoSummary:
     "Process one video; one that cannot be read gives a row with an error."
-    timeline = Timeline()
+    timeline, label = Timeline(), source_label(source)
     try:
         video = VideoReader(source, settings.stride)
         with ExitStack() as stack:
@@ -112,12 +120,12 @@ def process_video(
                 timeline.add(result)
                 show(result)
                 for row in result.rows():
-                    write_row({"source": source} | row | {"error": ""})
-        warning = video.warning if settings.seconds is None else ""
-        return VideoSummary(source, timeline.frames, round(timeline.end, 2), timeline.summary(), warning)
+                    write_row({"source": label} | row | {"error": ""})
+        return VideoSummary(label, timeline.frames, round(timeline.end, 2), timeline.summary(), video.warning)
     except (FerError, MemoryError) as e:
-        write_row(dict.fromkeys(batch_columns(recognizer.emotions)) | {"source": source, "track": 0, "error": str(e)})
-        return VideoSummary(source, error=str(e) or "It does not fit into memory.")
+        error = str(e) or "It does not fit into memory."
+        write_row(dict.fromkeys(batch_columns(recognizer.emotions)) | {"source": label, "track": 0, "error": error})
+        return VideoSummary(label, error=error)
 
 # %% ../../nbs/79_video_batch.ipynb #b1e00012
 def part_path(
@@ -135,7 +143,7 @@ def part_header(
     "From what a part is made: the file and the settings."
     about = os.stat(source) if os.path.isfile(source) else None
     file = [about.st_size, about.st_mtime_ns] if about else None
-    return json.loads(json.dumps(dict(source=source, file=file, settings=asdict(settings))))
+    return json.loads(json.dumps(dict(source=source_label(source), file=file, settings=asdict(settings))))
 
 # %% ../../nbs/79_video_batch.ipynb #ce24f46f
 def write_part(
@@ -175,14 +183,28 @@ def load_finished(
 
 # %% ../../nbs/79_video_batch.ipynb #b1e00014
 def part_rows(
-    parts: Path,
-    sources: list[str],
+    parts: list[Path],
 ) -> Iterator[dict]:  # keys `batch_columns`
     "The rows of all parts, one after the other."
-    for source in sources:
-        with open(part_path(parts, source), encoding="ascii") as file:
+    for part in parts:
+        with open(part, encoding="ascii") as file:
             file.readline()
             yield from map(json.loads, file)
+
+
+def other_parts(
+    table: Path,  # to be continued
+    parts: Path,  # its folder of parts
+    videos: list[str],  # of this run
+    settings: VideoSettings,
+) -> list[Path]:
+    "The parts of videos of earlier runs, which stay in the table; with other settings they are a `VideoError`."
+    others = sorted({*parts.glob("*.jsonl")} - {part_path(parts, source) for source in videos})
+    for part in others:
+        with open(part, encoding="ascii") as file:
+            if f'"settings": {json.dumps(asdict(settings))}' not in file.readline():
+                raise VideoError(f"{table} has other videos, with other settings. Name them too, or another table.")
+    return others
 
 # %% ../../nbs/79_video_batch.ipynb #b1e00016
 Job: TypeAlias = "tuple[Path, str, VideoSettings, Path | None]"  # folder of parts, video, settings, annotated video
@@ -191,17 +213,17 @@ Job: TypeAlias = "tuple[Path, str, VideoSettings, Path | None]"  # folder of par
 def process_job(
     recognizer: EmotionRecognizer,
     job: Job,
-) -> VideoSummary:
+) -> tuple[str, VideoSummary]:  # the video, as it was given
     "One video."
     parts, source, settings, annotated = job
-    return write_part(parts, source, recognizer, settings, annotated)
+    return source, write_part(parts, source, recognizer, settings, annotated)
 
 
 def run_workers(
     jobs: list[Job],
     settings: VideoSettings,
     workers: int,  # processes; 1: this one
-) -> Iterator[VideoSummary]:  # as they are done
+) -> Iterator[tuple[str, VideoSummary]]:  # videos as they were given, as they are done
     "Look at all videos."
     workers = min(workers, len(jobs))
     if workers > 1:
@@ -226,6 +248,19 @@ def annotated_paths(
     return [Path(folder, old.with_name(f"{old.name}_faces.mp4")) if path in twice else path
             for path, old in zip(paths, inside, strict=True)]  # fmt: skip
 
+
+def without_copies(
+    videos: list[str],
+    annotate: str | Path | None,  # folder for the videos with boxes
+    resume: bool,  # False: a video that would be written over is a `VideoError`
+) -> list[str]:
+    "The videos that no earlier run has drawn into `annotate`."
+    drawn = {os.path.abspath(path) for path in annotated_paths(annotate, videos) if path}
+    copies = [video for video in videos if os.path.abspath(video) in drawn]
+    if copies and not resume:
+        raise VideoError(f"{copies[0]} would be written over by a video with boxes. Name another folder to --annotate.")
+    return [video for video in videos if video not in copies]
+
 # %% ../../nbs/79_video_batch.ipynb #b1e0001f
 def prepare_parts(
     table: Path,  # to be written
@@ -242,6 +277,8 @@ def prepare_parts(
     parts = table.with_name(f".{table.name}.parts")
     if not resume and (table.exists() or parts.exists()):
         raise VideoError(f"{table} is there already, or was begun. Go on with it: --resume. Or name another file.")
+    if table.exists() and not parts.exists():
+        raise VideoError(f"{table} cannot be continued: its folder {parts.name} is not there. Name another file.")
     parts.mkdir(parents=True, exist_ok=True)
     return parts
 
@@ -259,18 +296,19 @@ def process_videos(
 
         summaries = process_videos(["talks/"], "talks.parquet", VideoSettings(stride=5), workers=4)
     """
-    table, videos = Path(table), find_videos(sources)
+    table, videos = Path(table), without_copies(find_videos(sources), annotate, resume)
     with settings.recognizer() as recognizer:  # a model that cannot be used is an error before anything is written
         columns = batch_columns(recognizer.emotions)
     parts = prepare_parts(table, videos, workers, resume)
+    others = other_parts(table, parts, videos, settings)
     kept = {source: load_finished(parts, source, settings) for source in videos}
     outs = annotated_paths(annotate, videos)
     jobs = [(parts, source, settings, out) for source, out in zip(videos, outs, strict=True)
             if not kept[source] or (out and not out.exists())]  # fmt: skip
-    for summary in run_workers(jobs, settings, workers):
-        kept[summary.source] = summary
+    for source, summary in run_workers(jobs, settings, workers):
+        kept[source] = summary
         on_done(summary, sum(map(bool, kept.values())), len(videos))
     with atomic_write(table) as whole, table_writer(whole, columns) as add:
-        for row in part_rows(parts, videos):
+        for row in part_rows([*others, *(part_path(parts, source) for source in videos)]):
             add([row])
     return [kept[source] for source in videos]
