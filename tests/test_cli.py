@@ -278,6 +278,7 @@ def test_what_needs_a_model_says_that_there_is_none(command, tmp_path, monkeypat
 
 
 def test_predict_prints_a_line_of_json_for_each_photo(photos):
+    assert "Give one of them" in one_line(fer_nb("predict", photos / "face.png", "--json", "--jsonl"))
     result = fer_nb("predict", photos / "face.png", photos / "wall.png", "--jsonl")
     first, second = map(json.loads, result.stdout.splitlines())
     assert len(first["faces"]) == 1 and second["faces"] == []

@@ -172,9 +172,11 @@ def cmd_predict(
     engine: EngineOption = None,
 ) -> None:
     "Name the expression of every face in photos."
-    settings: dict[str, Any] = dict(model=model or None, min_face=min_face, tta=tta, threshold=threshold, crop=crop)
-    settings |= dict(device=device)
+    settings: dict[str, Any] = dict(
+        model=model or None, min_face=min_face, tta=tta, threshold=threshold, crop=crop, device=device)
     more = dict(prior=parse_prior_option(prior))
+    if as_json and json_lines:
+        raise FerError("--json prints one list, --jsonl a line for each photo. Give one of them.")
     form = "json" if as_json else "jsonl" if json_lines else "text"
     if engine:
         if engine != "ray" or not table or annotate or form != "text" or prior or workers > 1:
