@@ -63,8 +63,8 @@ def film(tmp_path_factory, pictures):
     return write_images(tmp_path_factory.mktemp("film") / "two.mp4", pictures, codec=IN_ORDER)
 
 
-def with_sound(silent, path, seconds, beep=0.0, codec="aac", rate=44100):
-    "The video with a tone from `beep` seconds on."
+def with_sound(silent, path, seconds, beep=0.0, codec="aac", rate=44100, start=0.0):
+    "The video with sound from `start` on and a tone from `beep` on, seconds."
     with av.open(str(silent)) as source, av.open(str(path), "w") as container:
         pictures = container.add_stream_from_template(source.streams.video[0])
         sound = container.add_stream(codec, rate)
@@ -72,7 +72,7 @@ def with_sound(silent, path, seconds, beep=0.0, codec="aac", rate=44100):
             if packet.dts is not None:
                 packet.stream = pictures
                 container.mux(packet)
-        for at in range(0, round(seconds * rate), 1024):
+        for at in range(round(start * rate), round(seconds * rate), 1024):
             clock = np.arange(at, at + 1024) / rate
             wave = (0.5 * np.sin(clock * 2 * np.pi * 440) * (clock >= beep)).astype(np.float32)
             piece = av.AudioFrame.from_ndarray(wave[None], "fltp", "mono")
@@ -806,13 +806,34 @@ def test_sound_of_a_late_film_is_in_its_place(tmp_path, pictures):
         assert beep_start(tmp_path / f"out{suffix}") == pytest.approx(0.9, abs=0.05)
 
 
+@pytest.mark.parametrize(("codec", "start"), [("libopus", 0.2), ("libmp3lame", 0.5)])
+def test_late_sound_is_whole_and_in_its_place_in_an_avi(codec, start, film, tmp_path):
+    "Encoded again or copied, and an AVI has no time stamps."
+    loud = VideoReader(with_sound(film, tmp_path / "loud.mkv", 1.8, beep=0.9, codec=codec, rate=48000, start=start))
+    with video_writer(tmp_path / "out.avi", loud) as write:
+        for frame in loud:
+            write(FrameResult(frame, [], []))
+    assert beep_start(tmp_path / "out.avi") == pytest.approx(0.9, abs=0.05)
+    with av.open(str(tmp_path / "out.avi")) as container:
+        assert sum(frame.samples for frame in container.decode(audio=0)) / 48000 > 1.6
+    assert not loud.warning
+
+
+def test_mp3_of_a_low_rate_goes_into_an_mp4(film, tmp_path):
+    loud = VideoReader(with_sound(film, tmp_path / "loud.mkv", 1.8, beep=0.9, codec="libmp3lame", rate=11025))
+    with video_writer(tmp_path / "out.mp4", loud) as write:
+        for frame in loud:
+            write(FrameResult(frame, [], []))
+    assert beep_start(tmp_path / "out.mp4") == pytest.approx(0.9, abs=0.1)
+
+
 def test_damaged_sound_does_not_cost_the_film(film, tmp_path):
     loud = with_sound(film, tmp_path / "loud.mkv", 1.8)
-    content, where = bytearray(loud.read_bytes()), 0
+    content, noise = bytearray(loud.read_bytes()), np.random.default_rng(0)
     with av.open(str(loud)) as container:
         where = [packet.pos for packet in container.demux(audio=0) if packet.pos][20:60]
     for at in where:
-        content[at + 12 : at + 80] = os.urandom(68)
+        content[at + 12 : at + 80] = noise.bytes(68)
     loud.write_bytes(content)
     video = VideoReader(loud)
     for suffix in (".mp4", ".webm"):
@@ -820,6 +841,7 @@ def test_damaged_sound_does_not_cost_the_film(film, tmp_path):
             for frame in video:
                 write(FrameResult(frame, [], []))
         assert len(list(VideoReader(tmp_path / f"out{suffix}"))) >= 15
+    assert video.warning.startswith("The sound of loud.mkv ends")  # of the last one: it is encoded again
 
 
 def test_outputs_are_checked_before_the_first_frame(film, tmp_path):

@@ -26,7 +26,7 @@ from .tracking import SMOOTH, FrameResult, track_video
 
 # %% auto #0
 __all__ = ['LEFT', 'TOP', 'STRIP', 'GAP', 'OUTPUT_SUFFIXES', 'EmotionBins', 'forward_fill_columns', 'draw_strip', 'draw_legend',
-           'draw_time_axis', 'summarize_track', 'Timeline', 'check_outputs', 'add_audio_stream', 'silence',
+           'draw_time_axis', 'summarize_track', 'Timeline', 'check_outputs', 'can_copy', 'add_audio_stream', 'silence',
            'audio_packets', 'open_audio', 'AudioMuxer', 'VideoWriter', 'video_writer', 'annotate_video', 'to_pandas']
 
 # %% ../../nbs/78_video_output.ipynb #f1f00007
@@ -200,15 +200,28 @@ def check_outputs(
             raise VideoError(f"{path} cannot be written. Check the folder {above}.")
 
 # %% ../../nbs/78_video_output.ipynb #f1f00018
+def can_copy(
+    codec: Codec,
+    original: av.AudioStream,
+    late: bool,  # it begins after the pictures
+) -> bool:
+    "Whether a container takes sound as it is. AVI takes none that is late, MP4 no MP3 below 16 kHz."
+    context = original.codec_context
+    name, slow = context.codec.canonical_name, context.sample_rate < 16_000
+    refused = late if codec.container == "avi" else codec.container == "mp4" and name == "mp3" and slow
+    return name in codec.copied and not refused
+
+# %% ../../nbs/78_video_output.ipynb #b7c40a91
 def add_audio_stream(
     container: av.container.OutputContainer,
     codec: Codec,
     original: av.AudioStream,
+    late: bool,  # it begins after the pictures
 ) -> tuple[av.AudioStream, bool]:  # the stream to write to, and whether packets are copied
     "A stream for the sound of another video."
-    context = original.codec_context
-    if context.codec.canonical_name in codec.copied:
+    if can_copy(codec, original, late):
         return container.add_stream_from_template(original), True
+    context = original.codec_context
     rate = context.sample_rate if context.sample_rate in (32000, 44100, 48000) else 48000
     stream = container.add_stream(codec.audio, 48000 if codec.audio == "libopus" else rate)
     stream.codec_context.layout = "mono" if context.layout.nb_channels == 1 else "stereo"
@@ -253,7 +266,8 @@ def audio_packets(
             if first and gapless and at > 0:
                 for quiet in silence(at, frame):
                     yield 0.0, stream.encode(quiet)
-            first, frame.pts = False, frame.pts - round(start / frame.time_base)
+            first, frame.time_base = False, Fraction(1, frame.sample_rate)  # as of silence: an encoder takes one only
+            frame.pts = round(at * frame.sample_rate)
             yield at, stream.encode(frame)
     if not copied:
         yield 0.0, stream.encode()
@@ -272,7 +286,8 @@ def open_audio(
     original = source.streams.best("audio")
     if original is None or original.codec_context is None:
         return iter(())
-    stream, copied = add_audio_stream(container, codec, original)
+    late = (original.start_time or 0) * original.time_base > video.start_time
+    stream, copied = add_audio_stream(container, codec, original, late)
     return audio_packets(source, original, stream, copied, video.start_time, codec.container == "avi")
 
 # %% ../../nbs/78_video_output.ipynb #f1f0001a
@@ -285,14 +300,14 @@ class AudioMuxer:
         container: av.container.OutputContainer,
         codec: Codec,
     ):
-        self.stack, self.warning, self.waiting, self.container = ExitStack(), "", None, container
+        self.stack, self.waiting, self.container, self.video = ExitStack(), None, container, video
         self.packets = open_audio(video, container, codec, self.stack)
 
     def write_until(
         self,
         seconds: float,  # from the first frame
     ) -> None:
-        "Write what is heard before that time."
+        "Write what is heard before that time. Where it cannot be read on, the warning of the video says so."
         try:
             while True:
                 self.waiting = self.waiting or next(self.packets, None)
@@ -301,7 +316,8 @@ class AudioMuxer:
                 self.container.mux(self.waiting[1])
                 self.waiting = None
         except (load_av().FFmpegError, ValueError) as e:
-            self.packets, self.waiting, self.warning = iter(()), None, f"the sound ends where it is damaged ({e})"
+            self.packets, self.waiting = iter(()), None
+            self.video.problems.append(f"sound: {getattr(e, 'strerror', None) or e}")
 
 # %% ../../nbs/78_video_output.ipynb #f1f0001c
 class VideoWriter:

@@ -242,6 +242,9 @@ def read_warning(
     stopped = [reason for reason in feed.problems if reason.startswith("stopped")]
     if stopped:
         return f"{name} ended after {max(feed.last, 0):.1f} seconds ({stopped[0]})."
+    sound = [reason.removeprefix("sound: ") for reason in feed.problems if reason.startswith("sound: ")]
+    if sound:
+        return f"The sound of {name} ends where it is damaged ({sound[0]})."
     return f"{name} is damaged: {len(feed.problems)} pieces were left out." if feed.problems else ""
 
 # %% ../../nbs/75_video_reader.ipynb #23c33de3
@@ -312,6 +315,11 @@ class VideoReader(VideoSource):
     def frames_read(self) -> int:
         "Frames read in the last pass, of all frames."
         return self._feed.frames_read
+
+    @property
+    def problems(self) -> list[str]:  # a reason for each piece that is damaged; a writer adds those of the sound
+        "What went wrong in the last pass."
+        return self._feed.problems
 
     @property
     def warning(self) -> str:  # empty where all is well, or before the video has been gone through
