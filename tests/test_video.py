@@ -138,15 +138,21 @@ def changed(content, names, change):
     return content[:at] + struct.pack(">I4s", len(inside) + 8, names[0]) + inside + content[end:]
 
 
-def test_a_film_held_upright_comes_upright(film, tmp_path):
-    "With the note that a phone leaves: a matrix which turns by 90°."
-    turn = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 240 << 16, 0, 1 << 30)
-    content = changed(film.read_bytes(), [b"moov", b"trak", b"tkhd"], lambda box: box[:40] + turn + box[76:])
+TURNS = [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [(0, b, c, 0) for b in (1, -1) for c in (1, -1)]
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_film_held_upright_or_mirrored_comes_as_it_was_seen(turn, film, tmp_path):
+    "With the note that a phone leaves: a matrix that takes x, y to ax + cy, bx + dy."
+    a, b, c, d = turn
+    matrix = struct.pack(">9i", *(v << 16 for v in (a, b, 0, c, d, 0, 0, 0)), 1 << 30)
+    content = changed(film.read_bytes(), [b"moov", b"trak", b"tkhd"], lambda box: box[:40] + matrix + box[76:])
     (tmp_path / "turned.mp4").write_bytes(content)
     turned = VideoReader(tmp_path / "turned.mp4")
-    assert turned.size == (240, 480)
-    before = next(iter(VideoReader(film))).image
-    assert np.abs(np.rot90(before, -1).astype(int) - next(iter(turned)).image).mean() < 1
+    before = next(iter(VideoReader(film))).image.astype(int)
+    wanted = before[::d, ::a] if a else before.swapaxes(0, 1)[::b, ::c]
+    assert turned.size == wanted.shape[1::-1]
+    assert np.abs(wanted - next(iter(turned)).image).mean() < 1
 
 
 def test_a_varying_rate_keeps_its_times(film, tmp_path):

@@ -52,6 +52,9 @@ def to_rgb(
     "The picture as people see it: square pixels, upright."
     width = max(1, round(frame.width * pixel_aspect))
     image = frame.to_ndarray(format="rgb24", width=width, height=frame.height)
+    if (matrix := frame.side_data.get("DISPLAYMATRIX")) is not None:
+        a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).tolist()
+        image = image[::-1] if a * d < b * c else image  # mirrored: the rotation is that of the upper edge
     return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
 
 
