@@ -220,6 +220,13 @@ def test_of_a_cut_off_avi_the_rest_is_read_and_it_is_said(tmp_path, pictures):
         assert "cut off" in film.warning
 
 
+def test_frames_that_are_passed_over_are_no_sign_of_a_cut(tmp_path, pictures):
+    "An AVI counts the frames that were dropped when it was recorded."
+    times = [i / 10 if i < 6 else 1 + i / 10 for i in range(18)]
+    film = VideoReader(write_images(tmp_path / "dropped.avi", pictures, times=times), stride=12)
+    assert [f.number for f in film] == [0, 12] and film.frame_count == 28 and not film.warning
+
+
 def test_a_film_with_damage_in_the_middle_is_read_past_it(film, tmp_path):
     content = bytearray(film.read_bytes())
     content[len(content) // 3 : len(content) // 3 + 400] = bytes(400)

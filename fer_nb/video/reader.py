@@ -91,6 +91,7 @@ class Feed:
     stack: ExitStack = field(default_factory=ExitStack)  # closes everything
     frames_read: int = 0  # of all frames
     last: float = -1.0  # time of the last frame given, seconds from the first; below 0: none yet
+    end: float = -1.0  # time of the last frame read, those passed over too
 
 
 # %% ../../nbs/75_video_reader.ipynb #a1f0002b
@@ -218,7 +219,9 @@ def timed_frames(
     "The frames of an opened source, past those that are damaged."
     start = None
     for number, (at, picture) in enumerate(feed.frames):
-        feed.frames_read = number + 1
+        at = number / feed.fps if at is None else at
+        start = at if start is None else start
+        feed.frames_read, feed.end = number + 1, max(feed.end, at - start)
         if number % stride:
             continue
         try:
@@ -226,9 +229,8 @@ def timed_frames(
         except FerError as e:
             feed.problems.append(str(e))
             continue
-        at = number / feed.fps if at is None else at
-        start = at if start is None else start
         feed.last = at - start if at - start > feed.last else feed.last + stride / feed.fps
+        feed.end = max(feed.end, feed.last)
         yield Frame(number, feed.last, image)
 
 # %% ../../nbs/75_video_reader.ipynb #a1f00030
@@ -239,12 +241,12 @@ def read_warning(
 ) -> str:  # empty where all is well, or before the video has been gone through
     "What was wrong with a video that could be read only in part."
     fewer = feed.frame_count and 0 < feed.frames_read < 0.9 * feed.frame_count
-    end = max(feed.last, feed.last + start) + 1 / feed.fps
+    end = max(feed.end, feed.end + start) + 1 / feed.fps
     if fewer and not (feed.duration and end >= 0.9 * feed.duration):
         return f"{name} ends after {feed.frames_read} of {feed.frame_count} frames: it is cut off or damaged."
     stopped = [reason for reason in feed.problems if reason.startswith("stopped")]
     if stopped:
-        return f"{name} ended after {max(feed.last, 0):.1f} seconds ({stopped[0]})."
+        return f"{name} ended after {max(feed.end, 0):.1f} seconds ({stopped[0]})."
     sound = [reason.removeprefix("sound: ") for reason in feed.problems if reason.startswith("sound: ")]
     if sound:
         return f"The sound of {name} ends where it is damaged ({sound[0]})."
