@@ -689,6 +689,13 @@ def test_a_summary_of_known_results():
     assert (below[100] == 255).all() and not (below[350] == 255).all() and (below[800] == 255).all()
 
 
+def test_a_strip_has_no_gap_where_frames_are_rare():
+    timeline = Timeline()
+    for second in range(0, 60, 2):
+        timeline.add(result_at(second, (1, "happy")))
+    assert not (np.asarray(timeline.draw(960))[34:118, 60:944] == 255).all(-1).any()
+
+
 def test_a_day_takes_no_more_than_a_minute():
     timeline = Timeline()
     for second in range(0, 86400, 20):
@@ -712,8 +719,8 @@ def test_an_annotated_film_takes_as_long_as_the_original(suffix, film, recognize
     annotate_video(film, tmp_path / f"out{suffix}", recognizer, stride=6)
     out = VideoReader(tmp_path / f"out{suffix}")
     frames = list(out)
-    assert out.size == (480, 240) and out.duration == pytest.approx(1.3, abs=0.01)
-    assert [f.time for f in frames] == pytest.approx([0, 0.6, 1.2], abs=0.01)  # held for 6, for 6, and shown once
+    assert out.size == (480, 240) and out.duration == pytest.approx(1.8, abs=0.01)
+    assert [f.time for f in frames] == pytest.approx([0, 0.6, 1.2, 1.7], abs=0.01)  # the last one until the end
     assert np.abs(frames[1].image.astype(int) - list(VideoReader(film))[6].image).mean() > 1  # a box is drawn
     assert [p.name for p in tmp_path.iterdir()] == [f"out{suffix}"]
 
@@ -726,6 +733,19 @@ def test_the_sound_is_kept_and_in_its_place(suffix, film, tmp_path):
             write(FrameResult(frame, [], []))
     assert kinds(tmp_path / f"out{suffix}") == ["video", "audio"]
     assert beep_start(tmp_path / f"out{suffix}") == pytest.approx(0.9, abs=0.05)
+
+
+@pytest.mark.parametrize(("stop", "seconds", "end"), [(99, None, 1.8), (99, 1.25, 1.35), (0.5, 0.5, 0.1)])
+def test_the_last_picture_stays_until_the_end(stop, seconds, end, film, tmp_path):
+    "Of the film, or of what was asked for, however far the reader has gone; the sound too."
+    loud = VideoReader(with_sound(film, tmp_path / "loud.mp4", 1.8), stride=12)
+    with video_writer(tmp_path / "out.mp4", loud, seconds) as write:
+        for frame in list(loud):
+            if frame.time > stop:
+                break
+            write(FrameResult(frame, [], []))
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert [float(s.duration * s.time_base) for s in container.streams] == pytest.approx([end, end], abs=0.04)
 
 
 def test_the_sound_ends_with_the_picture(film, tmp_path):
@@ -742,7 +762,7 @@ def test_no_ffmpeg_of_the_system_is_needed(film, recognizer, tmp_path, monkeypat
     loud = with_sound(film, tmp_path / "loud.mp4", 1.8)
     annotate_video(loud, tmp_path / "out.mp4", recognizer, stride=9)
     assert kinds(tmp_path / "out.mp4") == ["video", "audio"]
-    assert [f.time for f in VideoReader(tmp_path / "out.mp4")] == pytest.approx([0, 0.9], abs=0.01)
+    assert [f.time for f in VideoReader(tmp_path / "out.mp4")] == pytest.approx([0, 0.9, 1.7], abs=0.01)
 
 
 class FullDisk(Unnamed):

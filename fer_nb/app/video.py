@@ -67,7 +67,7 @@ def analyze_video(
         n_frames = min(video.frame_count or 9000, int(MAX_SECONDS * video.fps))  # frames that are read, or passed over
         video.stride = max(1, -(-n_frames // MAX_FRAMES))
         timeline, rows, read_to = Timeline(240), [], None
-        with video_writer(drawing, video) as add:
+        with video_writer(drawing, video, MAX_SECONDS) as add:
             for result in track_video(video, get_recognizer(models)):
                 if result.frame.time > MAX_SECONDS:
                     read_to = MAX_SECONDS
@@ -153,9 +153,8 @@ def track_spans(
 ) -> list[tuple[float, float, list[float]]]:  # start and end in seconds, the mean of each probability
     "The spans of a face, each until the next one or as long as a frame is away."
     sums = sorted(timeline.sums[track].items())
-    longest = max(0.5, 2 * timeline.end / max(timeline.frames - 1, 1))  # seconds
     starts = [at * timeline.step for at, _ in sums]
-    ends = [min(after, start + longest) for start, after in zip(starts, [*starts[1:], timeline.end], strict=True)]
+    ends = [min(after, start + timeline.hold) for start, after in zip(starts, [*starts[1:], timeline.end], strict=True)]
     means = ([float(v / values[-1]) for v in values[:-1]] for _, values in sums)
     return [(s, max(e, s + timeline.step), m) for s, e, m in zip(starts, ends, means, strict=True)]
 

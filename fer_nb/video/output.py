@@ -5,6 +5,7 @@
 # %% ../../nbs/78_video_output.ipynb #f1f00006
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -148,6 +149,11 @@ class Timeline(EmotionBins):
         rows = [summarize_track(track, bins, self.step, self.end, self.emotions) for track, bins in self.sums.items()]
         return sorted(rows, key=lambda row: (-row["frames"], row["track"]))
 
+    @property
+    def hold(self) -> float:  # seconds
+        "How long a face counts as seen after a frame: twice the mean time between frames, at least half a second."
+        return max(0.5, 2 * self.end / max(self.frames - 1, 1))
+
     def draw(
         self,
         width: int = 960,  # pixels
@@ -160,7 +166,7 @@ class Timeline(EmotionBins):
         draw_legend(pen, self.emotions, "" if tracks else "No face was seen.")
         at = ((np.arange(across) + 0.5) / across * self.end / self.step).astype(int)
         for y, track in enumerate(tracks):
-            columns = forward_fill_columns(self.sums[track], at, max(1, round(0.5 / self.step)))
+            columns = forward_fill_columns(self.sums[track], at, max(1, round(self.hold / self.step)))
             picture.paste(draw_strip(columns, self.emotions, STRIP), (LEFT, TOP + y * (STRIP + GAP)))
             pen.text((LEFT - 10, TOP + y * (STRIP + GAP) + STRIP / 2), f"face {track}", "black", font, anchor="rm")
         draw_time_axis(pen, across, picture.height - 24, self.end)
@@ -328,9 +334,11 @@ class VideoWriter:
         file: BinaryIO,  # open for reading and writing
         codec: Codec,
         video: VideoReader,  # the original: its times and its sound are kept
+        seconds: float | None = None,  # the end at the latest
     ):
         table_first = {"movflags": "faststart"} if codec.container in ("mp4", "mov") else {}
         self.codec, self.video, self.written, self.stream, self.sound = codec, video, 0, None, None
+        self.seconds = math.inf if seconds is None else seconds
         self.container = load_av().open(Unnamed(file), "w", codec.container, table_first, io_open=self._again)
         self.file = file
 
@@ -352,13 +360,17 @@ class VideoWriter:
         frame.duration = max(1, round(1 / self.video.fps / frame.time_base))
         if self.written and frame.pts <= self.last.pts:
             return  # AVI: a second frame in one tick
-        self.last, self.written = frame, self.written + 1
+        self.last, self.number, self.written = frame, result.frame.number, self.written + 1
         self.container.mux(self.stream.encode(frame))
         self.sound.write_until(result.frame.time)
 
     def finish(self) -> None:
-        "Write what is left. The last frame is shown as long as a frame lasts."
+        "Write what is left. The last frame is shown again where the frames end that were passed over after it."
         if self.stream is not None:
+            end = round(min(self.video.end_time, self.seconds) / self.last.time_base)
+            if end > self.last.pts and self.number + self.video.stride >= self.video.frames_read:
+                self.last.pts = end
+                self.container.mux(self.stream.encode(self.last))
             self.container.mux(self.stream.encode())
             self.sound.write_until(float((self.last.pts + self.last.duration) * self.last.time_base))
             self.sound.stack.close()
@@ -368,6 +380,7 @@ class VideoWriter:
 def video_writer(
     path: str | Path,  # .mp4, .webm, .avi, .mkv or .mov
     video: VideoReader,  # the original: its times and its sound are kept
+    seconds: float | None = None,  # the end at the latest
 ) -> Iterator[VideoWriter]:
     "Inside, a function that adds a `FrameResult` to the video; the file is there when all went well."
     path = Path(path)
@@ -375,7 +388,7 @@ def video_writer(
     with atomic_write(path) as part, open(part, "w+b") as file:
         errors = load_av().FFmpegError, OSError
         try:
-            writer = VideoWriter(file, CODECS[path.suffix.lower()], video)
+            writer = VideoWriter(file, CODECS[path.suffix.lower()], video, seconds)
             with writer.container:
                 yield writer
                 writer.finish()

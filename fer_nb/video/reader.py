@@ -43,7 +43,6 @@ class Frame:
     time: float  # seconds from the first frame
     image: np.ndarray = field(repr=False, compare=False)  # uint8 [height, width, 3], RGB
 
-
 # %% ../../nbs/75_video_reader.ipynb #a1f0002a
 def to_rgb(
     frame: av.VideoFrame,
@@ -57,7 +56,7 @@ def to_rgb(
         image = image[::-1] if a * d < b * c else image  # mirrored: the rotation is that of the upper edge
     return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
 
-
+# %% ../../nbs/75_video_reader.ipynb #c51d07e2
 def decode_frames(
     container: av.container.InputContainer,
     stream: av.VideoStream,
@@ -93,7 +92,6 @@ class Feed:
     last: float = -1.0  # time of the last frame given, seconds from the first; below 0: none yet
     end: float = -1.0  # time of the last frame read, those passed over too
 
-
 # %% ../../nbs/75_video_reader.ipynb #a1f0002b
 def check_size(
     name: str,
@@ -118,7 +116,6 @@ def stream_length(
     if container.format.name == "avi":
         seconds = count / fps  # of a file that is cut off FFmpeg corrects one of the two only
     return count if 0 < count < 1e9 else None, seconds if 0 < seconds < 1e9 else None
-
 
 # %% ../../nbs/75_video_reader.ipynb #a1f0002c
 def open_feed(
@@ -320,6 +317,11 @@ class VideoReader(VideoSource):
     def frames_read(self) -> int:
         "Frames read in the last pass, of all frames."
         return self._feed.frames_read
+
+    @property
+    def end_time(self) -> float:  # seconds from the first frame; below 0: none yet
+        "When the last frame of the last pass is, be it given or passed over."
+        return self._feed.end
 
     @property
     def problems(self) -> list[str]:  # a reason for each piece that is damaged; a writer adds those of the sound
