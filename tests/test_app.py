@@ -322,6 +322,22 @@ def test_a_long_video_is_read_in_part(tmp_path, monkeypatch):
     assert stopped.read_to == stopped.timeline.end == 0 and stopped.timeline.frames == 1
 
 
+def test_a_recording_that_states_no_length_is_read_whole(tmp_path):
+    "As a browser's MediaRecorder leaves it."
+    import av
+
+    from fer_nb.app.video import analyze_video
+
+    with av.open(str(tmp_path / "rec.webm"), "w", options={"live": "1"}) as container:
+        stream = container.add_stream("libvpx", 10)
+        stream.width, stream.height = 64, 48
+        for _ in range(20):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8))))
+        container.mux(stream.encode())
+    seen = analyze_video((tmp_path / "rec.webm").read_bytes(), "rec.webm", (available_models()[0],))
+    assert seen.timeline.frames == 20 and not seen.note
+
+
 def quality():
     from fer_nb.app.quality import quality_page
 

@@ -30,7 +30,7 @@ av = pytest.importorskip("av")
 from fer_nb.video import containers
 from fer_nb.video.containers import CODECS, Codec, Unnamed, VideoError, find_camera, write_images
 from fer_nb.video.output import Timeline, annotate_video, check_outputs, to_pandas, video_writer
-from fer_nb.video.reader import Frame, VideoReader
+from fer_nb.video.reader import Frame, VideoReader, count_frames
 from fer_nb.video.tracking import FrameResult, IoUTracker, iou, track_video, video_columns
 
 
@@ -225,6 +225,21 @@ def test_frames_that_are_passed_over_are_no_sign_of_a_cut(tmp_path, pictures):
     times = [i / 10 if i < 6 else 1 + i / 10 for i in range(18)]
     film = VideoReader(write_images(tmp_path / "dropped.avi", pictures, times=times), stride=12)
     assert [f.number for f in film] == [0, 12] and film.frame_count == 28 and not film.warning
+
+
+def test_frames_are_counted_within_the_edit_list_of_a_trimmed_mp4(film, tmp_path):
+    "It still holds all 18, and shows those of the last 0.6 seconds."
+
+    def last(box):
+        (scale,) = struct.unpack(">I", clock[12:16])
+        return box[:8] + struct.pack(">IiI", 600, round(1.2 * scale), 1 << 16)
+
+    content = film.read_bytes()
+    clock = content[content.index(b"mdhd") + 4 :]
+    content = changed(content, [b"moov", b"trak", b"edts", b"elst"], last)
+    (tmp_path / "trimmed.mp4").write_bytes(content)
+    video = VideoReader(tmp_path / "trimmed.mp4")
+    assert len(list(video)) == count_frames(video, 10) == 6 and count_frames(video, 0.3) == 3
 
 
 def test_a_film_with_damage_in_the_middle_is_read_past_it(film, tmp_path):

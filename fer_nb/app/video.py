@@ -26,7 +26,7 @@ from .results import page_behavior
 from ..core import FerError, emotion_color
 from ..video.containers import in_memory_tempdir
 from ..video.output import Timeline, video_writer
-from ..video.reader import VideoReader
+from ..video.reader import VideoReader, count_frames
 from ..video.tracking import track_video, video_columns
 
 # %% auto #0
@@ -56,15 +56,15 @@ def analyze_video(
     content: bytes,  # of a file
     name: str,  # as the file is called
     models: tuple[str, ...],  # names of `MODELS`
-    progress: Callable[[float, float | None], object] = lambda seconds, frac: None,  # after each frame; true: stop
+    progress: Callable[[float, float], object] = lambda seconds, frac: None,  # after each frame; true: stop
 ) -> VideoResult:
-    "Read a video: who, what, when, and the video with boxes. `frac` is 0-1, or None where the length is unknown."
+    "Read a video: who, what, when, and the video with boxes. `frac` is 0-1."
     with in_memory_tempdir(3 * len(content)) as folder:
         source, drawing = folder / ("video" + Path(name).suffix.lower()), folder / "drawing.webm"
         source.write_bytes(content)
         with rename_in_errors(name, source):
             video = VideoReader(source)
-        n_frames = min(video.frame_count or 9000, int(MAX_SECONDS * video.fps))  # frames that are read, or passed over
+        n_frames = max(1, count_frames(video, MAX_SECONDS))  # that are read, or passed over
         video.stride = max(1, -(-n_frames // MAX_FRAMES))
         timeline, rows, read_to = Timeline(240), [], None
         with video_writer(drawing, video, MAX_SECONDS) as add:
@@ -75,7 +75,7 @@ def analyze_video(
                 timeline.add(result)
                 rows += [{"model": "+".join(models)} | row for row in result.rows()]
                 add(result)
-                if progress(result.frame.time, video.frame_count and min(1.0, result.frame.number / n_frames)):
+                if progress(result.frame.time, min(1.0, result.frame.number / n_frames)):
                     read_to = result.frame.time
                     break
         note = video.warning.replace(source.name, name)
@@ -100,7 +100,7 @@ class VideoJob:
 
     is_active: Callable[[], bool] = lambda: True  # False: the visitor has gone
     seconds: float = 0.0  # of the video that are read
-    frac: float | None = None  # of it, 0-1; None: unknown
+    frac: float | None = None  # of it, 0-1; None: not begun
     started: float = field(default_factory=time.monotonic)
     stop: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
@@ -108,7 +108,7 @@ class VideoJob:
     problem: str = ""  # why it could not be read
     error: BaseException | None = None  # what nobody foresaw; the page raises it
 
-    def report(self, seconds: float, frac: float | None) -> bool:  # whether to stop
+    def report(self, seconds: float, frac: float) -> bool:  # whether to stop
         "Called after each frame."
         self.seconds, self.frac = seconds, frac
         return self.stop.is_set() or not self.is_active()

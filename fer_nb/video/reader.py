@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
@@ -28,7 +28,8 @@ from fer_nb.video.containers import (
 
 # %% auto #0
 __all__ = ['Frame', 'to_rgb', 'decode_frames', 'Feed', 'check_size', 'stream_length', 'open_feed', 'sequence_files',
-           'open_sequence', 'open_animation', 'fit', 'timed_frames', 'read_warning', 'VideoSource', 'VideoReader']
+           'open_sequence', 'open_animation', 'fit', 'timed_frames', 'read_warning', 'VideoSource', 'VideoReader',
+           'count_frames']
 
 # %% ../../nbs/75_video_reader.ipynb #a1f0003d
 if TYPE_CHECKING:
@@ -332,3 +333,21 @@ class VideoReader(VideoSource):
     def warning(self) -> str:  # empty where all is well, or before the video has been gone through
         "What was wrong with a video that could be read only in part."
         return read_warning(self._feed, self.name, self.start_time)
+
+# %% ../../nbs/75_video_reader.ipynb #d3a90b15
+def count_frames(
+    video: VideoReader,  # of a file
+    seconds: float,  # from its first frame
+) -> int:
+    "Frames in that time, by the length that the file states, else by its packets."
+    if video.duration or video.frame_count:
+        whole = video.duration * video.fps if video.duration else video.frame_count
+        return round(min(whole, seconds * video.fps))
+    count = 0
+    with ExitStack() as stack, suppress(load_av().FFmpegError, OSError):  # cut off: as far as it goes
+        container = open_container(video.source, stack)
+        for packet in container.demux(video_stream(container, video.name)):
+            if packet.pts is not None and packet.pts * packet.time_base - video.start_time > seconds:
+                break
+            count += packet.size > 0
+    return count
