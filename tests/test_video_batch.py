@@ -208,6 +208,19 @@ def test_a_pattern_in_quotes_is_many_videos(videos, tmp_path):
     assert [*sources] == [str(videos / f"{i}.mp4") for i in (0, 2, 4)]
 
 
+def test_that_a_video_is_cut_off_is_said_where_it_is_so(tmp_path):
+    film, cut = tmp_path / "whole.avi", tmp_path / "films" / "cut.avi"
+    cut.parent.mkdir()
+    write_images(film, [np.full((120, 160, 3), i // 2, np.uint8) for i in range(500)])
+    cut.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
+    runs = [(path, *end) for path in (film, cut, cut.parent) for end in ((0.2, 1), (100, 25))]
+    for i, (path, seconds, stride) in enumerate(runs):
+        settings = "--model", "custom_cnn", "--stride", stride, "--out", tmp_path / f"{i}.csv"
+        done = fer_nb("video", path, "--seconds", seconds, *settings)
+        said = "warning: cut.avi ends after" in done.stderr
+        assert done.exit_code == 0 and said == (path != film and seconds == 100), (path, seconds, done.output)
+
+
 def test_what_is_secret_in_an_address_is_kept_nowhere(tmp_path):
     address, table = "http://me:secret@127.0.0.1:9/film.mp4?token=hidden", tmp_path / "t.jsonl"
     done = fer_nb("video", address, "none.mp4", "--model", "custom_cnn", "--out", table, "--json")

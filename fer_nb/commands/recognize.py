@@ -415,7 +415,7 @@ def write_tracks(
     from fer_nb.video.tracking import track_video, video_columns
 
     with ExitStack() as stack:
-        show = stack.enter_context(video_writer(video_out, frames)) if video_out else lambda result: None
+        show = stack.enter_context(video_writer(video_out, frames, seconds)) if video_out else lambda result: None
         part = stack.enter_context(atomic_write(table)) if table else None
         columns = video_columns(recognizer.emotions)
         add_rows = stack.enter_context(table_writer(part, columns)) if part else lambda rows: None

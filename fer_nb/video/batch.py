@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -112,8 +112,8 @@ def process_video(
     timeline, label = Timeline(), source_label(source)
     try:
         video = VideoReader(source, settings.stride)
-        with ExitStack() as stack:
-            show = stack.enter_context(video_writer(annotated, video)) if annotated else lambda result: None
+        drawing = video_writer(annotated, video, settings.seconds) if annotated else nullcontext(lambda result: None)
+        with drawing as show:
             for result in track_video(video, recognizer, settings.smooth):
                 if settings.seconds is not None and result.frame.time > settings.seconds:
                     break

@@ -92,6 +92,7 @@ class Feed:
     frames_read: int = 0  # of all frames
     last: float = -1.0  # time of the last frame given, seconds from the first; below 0: none yet
     end: float = -1.0  # time of the last frame read, those passed over too
+    ended: bool = False  # whether all of it was read
 
 # %% ../../nbs/75_video_reader.ipynb #a1f0002b
 def check_size(
@@ -230,6 +231,7 @@ def timed_frames(
         feed.last = at - start if at - start > feed.last else feed.last + stride / feed.fps
         feed.end = max(feed.end, feed.last)
         yield Frame(number, feed.last, image)
+    feed.ended = True
 
 # %% ../../nbs/75_video_reader.ipynb #a1f00030
 def read_warning(
@@ -238,7 +240,7 @@ def read_warning(
     start: float,  # of the first frame by the source's own clock, seconds
 ) -> str:  # empty where all is well, or before the video has been gone through
     "What was wrong with a video that could be read only in part."
-    fewer = feed.frame_count and 0 < feed.frames_read < 0.9 * feed.frame_count
+    fewer = feed.ended and feed.frame_count and 0 < feed.frames_read < 0.9 * feed.frame_count
     end = max(feed.end, feed.end + start) + 1 / feed.fps
     if fewer and not (feed.duration and end >= 0.9 * feed.duration):
         return f"{name} ends after {feed.frames_read} of {feed.frame_count} frames: it is cut off or damaged."
