@@ -232,7 +232,7 @@ def test_static_files_are_small(server):
 
 
 def test_a_killed_server_s_folders_go_at_the_next_start(tmp_path):
-    from fer_nb.app.server import clear_stale_folders
+    from fer_nb.video.containers import clear_stale_folders
 
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()

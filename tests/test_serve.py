@@ -1,16 +1,20 @@
 "The service over a real socket: many clients, bad ones among them, an end in the middle."
 
 import asyncio
+import gc
+import inspect
 import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +25,7 @@ pytest.importorskip("uvicorn", reason="the service needs the [serve] extra")
 from fer_nb.core import FerError
 from fer_nb.data.synthetic import draw_face
 from fer_nb.inference import EmotionRecognizer
+from fer_nb.video.containers import in_memory_tempdir
 
 MODEL = "custom_cnn"
 ASKED = 10_000 if os.environ.get("FUZZ") else 400
@@ -53,8 +58,8 @@ def photos():
 class Server:
     "A service in a process of its own."
 
-    def __init__(self, limits=""):
-        words = [sys.executable, "-c", START % (MODEL, limits)]
+    def __init__(self, limits="", script=START):
+        words = [sys.executable, "-c", script % (MODEL, limits)]
         self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
         self.port = int(re.search(r":(\d+) ", self.process.stderr.readline())[1])
         # a full pipe would stop the service after some hundred lines
@@ -232,6 +237,94 @@ def test_sigterm_in_the_middle_answers_what_was_accepted(photos):
         assert server.process.wait(20) in (0, -signal.SIGTERM)
         refused = [answer for answer in answers if isinstance(answer, Exception)]
         assert all(isinstance(error, (ConnectionError, asyncio.IncompleteReadError)) for error in refused)
+
+
+def left_of(pid):
+    "The folders of a service's videos."
+    return [path.name for path in Path("/dev/shm").glob(f"fer_nb_{pid}_*")]
+
+
+def endless(recognizer, content):
+    "Lines of a video that does not end."
+    with in_memory_tempdir(1):
+        while True:
+            time.sleep(0.1)
+            yield "line\n"
+
+
+def test_a_video_is_gone_when_its_sender_is(monkeypatch):
+    from fer_nb.service import server
+
+    asked, lines, gone = [{"type": "http.request", "body": b"film"}], [], asyncio.Event()
+
+    async def receive():
+        if asked:
+            return asked.pop()
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        if message.get("body"):
+            lines.append(message["body"])
+            assert left_of(os.getpid())
+            gone.set()
+            await asyncio.sleep(60)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/video", "query_string": b"", "headers": []}
+    monkeypatch.setattr(server, "video_lines", endless)
+    route = server.VideoRoute(server.Service((MODEL,), server.Limits()))
+
+    async def answered():
+        await route(scope, receive, send)
+        return left_of(os.getpid())
+
+    gc.disable()
+    try:
+        assert (asyncio.run(answered()), lines) == ([], [b"line\n"])
+    finally:
+        gc.enable()
+
+
+SLOW = f"""
+import time
+from fer_nb.service import server
+from fer_nb.video.containers import in_memory_tempdir
+{inspect.getsource(endless)}
+server.video_lines = endless
+server.serve(("%s",), port=0, limits=server.Limits(answer_seconds=0, %s))
+"""
+
+
+def test_sigterm_in_a_video_leaves_nothing_of_it():
+    async def ended(server):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(request(b"film", "/v1/video"))
+        await reader.readuntil(b"line\n")
+        before = left_of(server.process.pid)
+        server.process.send_signal(signal.SIGTERM)
+        status = await asyncio.to_thread(server.process.wait, 20)  # the client stays
+        writer.close()
+        return before, status
+
+    with Server(script=SLOW) as server:
+        before, status = asyncio.run(ended(server))
+        assert before and not left_of(server.process.pid) and status == 0
+
+
+def test_a_killed_service_s_folders_go_at_the_next_start(monkeypatch):
+    from fer_nb.service import server
+
+    monkeypatch.setattr(server.uvicorn.Server, "run", lambda self, sockets: None)
+    monkeypatch.setattr(server.signal, "signal", lambda *_: None)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    folders = [Path("/dev/shm") / f"fer_nb_{pid}_x" for pid in (dead.pid, os.getpid(), 10**20)]
+    for folder in folders: folder.mkdir()
+    try:
+        server.serve((MODEL,), port=0)
+        assert [folder.exists() for folder in folders] == [False, True, False]
+    finally:
+        for folder in folders: shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_large_form_is_not_written_to_a_disk(tmp_path, photos):

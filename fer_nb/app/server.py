@@ -13,8 +13,6 @@ import gzip
 import ipaddress
 import os
 import re
-import shutil
-import tempfile
 import threading
 import time
 import webbrowser
@@ -29,6 +27,7 @@ from urllib.parse import urlsplit
 import streamlit as st
 
 from .live import live_endpoint
+from ..video.containers import clear_stale_folders
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -36,8 +35,8 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['PRIVATE_PATHS', 'HIDDEN_PATHS', 'SESSION_GRACE_SECONDS', 'host_name', 'is_allowed_host', 'inline_script_hashes',
            'security_headers', 'check_request', 'TooLarge', 'Guard', 'with_headers', 'max_body', 'limit_body', 'answer',
-           'read_response', 'CompressedStatic', 'gzip_response', 'return_memory', 'sweep_sessions',
-           'clear_stale_folders', 'is_running', 'lifespan', 'routes', 'middleware']
+           'read_response', 'CompressedStatic', 'gzip_response', 'return_memory', 'sweep_sessions', 'lifespan',
+           'routes', 'middleware']
 
 # %% ../../nbs/89_app_server.ipynb #c4bd5eb0
 def host_name(
@@ -266,32 +265,6 @@ async def sweep_sessions(
             runtime.media_file_mgr.remove_orphaned_files()  # a download is only marked the first time
         if ended:
             await asyncio.to_thread(return_memory)
-
-# %% ../../nbs/89_app_server.ipynb #ba043950
-def clear_stale_folders(
-    roots: tuple[str, ...] = ("/dev/shm", tempfile.gettempdir()),
-) -> list[Path]:  # what was removed
-    "Remove the folders of servers that no longer run."
-    removed = []
-    for folder in (path for root in roots if os.path.isdir(root) for path in Path(root).glob("fer_nb_*_*")):
-        pid = folder.name.split("_")[2]
-        if pid.isdigit() and not is_running(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
-            removed.append(folder)
-    return removed
-
-
-def is_running(
-    pid: int,
-) -> bool:
-    "Whether there is a process of that number."
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 # %% ../../nbs/89_app_server.ipynb #1b2e784a
 @asynccontextmanager

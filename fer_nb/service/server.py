@@ -11,9 +11,12 @@ import json
 import logging
 import os
 import re
+import signal
 import socket
+import sys
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from functools import lru_cache, partial
 from importlib.resources import files
 from string import Template
@@ -39,6 +42,7 @@ from fer_nb.service.requests import (
     FACES, METRICS, OPTIONS, REQUEST_SECONDS, REQUESTS, AdmissionControl, BatchingRecognizer, Limits, ServiceError,
     parse_options, read_body, read_images,
 )  # fmt: skip
+from ..video.containers import clear_stale_folders, in_memory_tempdir
 
 # %% auto #0
 __all__ = ['PUBLIC_PATHS', 'log', 'IMAGES', 'VIDEO', 'ERRORS', 'PATHS', 'LOCAL_HOSTS', 'Service', 'run_in_threads',
@@ -131,9 +135,8 @@ def classify_crop(
 def video_lines(
     recognizer: EmotionRecognizer,
     content: bytes,
-) -> Iterator[str]:  # one JSON object a line: frame, time (seconds), faces with their track
+) -> Generator[str, None, None]:  # one JSON object a line: frame, time (seconds), faces with their track
     "A frame after the other; what goes wrong in the middle is the last line's `error`."
-    from fer_nb.video.containers import in_memory_tempdir
     from fer_nb.video.reader import VideoReader
     from fer_nb.video.tracking import track_video
 
@@ -159,8 +162,13 @@ class VideoRoute:
         service, request = self.service, Request(scope, receive, send)
         async with read_body(request, service.admission, service.limits.video_bytes) as body:
             recognizer = service.recognizer(parse_options(dict(request.query_params)))
-            lines = self.in_threads(video_lines(recognizer, bytes(body)))
-            await StreamingResponse(lines, media_type="application/x-ndjson")(scope, receive, send)
+            lines = video_lines(recognizer, bytes(body))
+            answer = StreamingResponse(self.in_threads(lines), media_type="application/x-ndjson")
+            try:
+                await answer(scope, receive, send)
+            finally:  # also where the client has disconnected: nothing of the video stays
+                with anyio.CancelScope(shield=True):
+                    await to_thread.run_sync(lines.close, limiter=service.threads)
 
     async def in_threads(self, lines: Iterator[str]) -> AsyncIterator[str]:
         "The lines of a generator that runs on the service's threads."
@@ -170,7 +178,6 @@ class VideoRoute:
 # %% ../../nbs/91_service.ipynb #06b3c846
 PUBLIC_PATHS = ("/healthz", "/readyz")  # health checks, without a key; they return no data
 log = logging.getLogger("fer_nb.serve")
-
 
 # %% ../../nbs/91_service.ipynb #fb76ee5a
 def check_request(
@@ -255,7 +262,6 @@ PATHS = {
     "/readyz": ("get", "The service takes requests.", None),
     "/metrics": ("get", "Counts and times, for Prometheus.", None),
 }
-
 
 # %% ../../nbs/91_service.ipynb #1b022ae5
 def openapi(
@@ -356,6 +362,7 @@ def serve(
         listener = socket.create_server((host, port), family=family, backlog=512)
     except (OSError, OverflowError) as error:
         raise FerError(f"The service cannot listen on {host}:{port} ({error}). Choose another --port.") from None
+    clear_stale_folders()
     app = make_service(models, limits, key, LOCAL_HOSTS if local else ())
     if not log.handlers:
         log.addHandler(logging.StreamHandler())
@@ -363,4 +370,6 @@ def serve(
     log.info("fer_nb %s listens on http://%s:%d (routes: /docs)", __version__, host, listener.getsockname()[1])
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, limit_concurrency=1000,
                             timeout_graceful_shutdown=int(limits.answer_seconds))  # fmt: skip
+    if threading.current_thread() is threading.main_thread():  # uvicorn sends itself SIGTERM again at its end
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     uvicorn.Server(config).run(sockets=[listener])

@@ -10,12 +10,12 @@ import re
 import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlsplit
@@ -26,8 +26,9 @@ from ..core import FerError, atomic_write
 
 # %% auto #0
 __all__ = ['CODECS', 'TICK', 'CAMERA_FORMATS', 'STREAM_ADDRESS', 'NUMBERED', 'VideoError', 'load_av', 'in_memory_tempdir',
-           'Codec', 'Unnamed', 'add_video_stream', 'to_video_frame', 'write_images', 'list_cameras', 'find_camera',
-           'source_kind', 'display_name', 'open_reason', 'open_container', 'video_stream']
+           'clear_stale_folders', 'is_running', 'Codec', 'Unnamed', 'add_video_stream', 'to_video_frame',
+           'write_images', 'list_cameras', 'find_camera', 'source_kind', 'display_name', 'open_reason',
+           'open_container', 'video_stream']
 
 # %% ../../nbs/74_video_containers.ipynb #a1f00001
 if TYPE_CHECKING:
@@ -53,10 +54,36 @@ def in_memory_tempdir(
 ) -> Iterator[Path]:
     "A folder in memory, for the time of the block. Where a system has none, its folder for what is to be deleted."
     where = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with TemporaryDirectory(prefix=f"fer_nb_{os.getpid()}_", dir=where) as folder:
+    with tempfile.TemporaryDirectory(prefix=f"fer_nb_{os.getpid()}_", dir=where) as folder:
         if shutil.disk_usage(folder).free < room:
             raise FerError(f"There is no room for {room / 1e6:.0f} MB. Give a shorter video, or use fer-nb video.")
         yield Path(folder)
+
+# %% ../../nbs/74_video_containers.ipynb #a1f00051
+def clear_stale_folders(
+    roots: tuple[str, ...] = (),  # where to look; empty: where `in_memory_tempdir` makes them
+) -> list[Path]:  # what was removed
+    "Remove the folders of servers that no longer run."
+    roots, removed = roots or ("/dev/shm", tempfile.gettempdir()), []
+    for folder in (path for root in roots if os.path.isdir(root) for path in Path(root).glob("fer_nb_*_*")):
+        pid = folder.name.split("_")[2]
+        if pid.isdigit() and not is_running(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder)
+    return removed
+
+
+def is_running(
+    pid: int,
+) -> bool:
+    "Whether there is a process of that number."
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it is someone else's
+        return True
+    return True
 
 # %% ../../nbs/74_video_containers.ipynb #a1f00021
 @dataclass(frozen=True)
@@ -176,7 +203,6 @@ def list_cameras() -> dict[str, str]:  # device, as FFmpeg names it -> the name 
     found = [one for one in found if "video" in one.media_types]
     return {str(i) if mac else f"video={one.name}": one.description or one.name for i, one in enumerate(found)}
 
-
 # %% ../../nbs/74_video_containers.ipynb #a1f00028
 def find_camera(
     source: str | Path | int,  # a number, a device such as /dev/video0, or the name that the system shows
@@ -222,7 +248,6 @@ def source_kind(
         return "camera"
     raise VideoError(f"There is no file {name!r}. Check its name and folder.")
 
-
 # %% ../../nbs/74_video_containers.ipynb #a1f00029
 def display_name(
     source: str | Path | int,
@@ -252,7 +277,6 @@ def open_reason(
     if isinstance(error, PermissionError) and not os.access(source, os.R_OK):
         return f"{name} may not be read. Check its permissions."
     return f"{name} is not a video, or it is cut off. Give MP4, MOV, WebM, MKV or AVI."
-
 
 # %% ../../nbs/74_video_containers.ipynb #a1f0002e
 def open_container(
@@ -292,4 +316,3 @@ def video_stream(
         raise VideoError(f"{name} has {held}. It is damaged, or no video.")
     best = container.streams.best("video")
     return best if best in streams else streams[0]
-
