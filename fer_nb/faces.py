@@ -207,7 +207,7 @@ def pyramid(
 ) -> list[Window]:  # the finest first; the last is below 400 pixels
     "Copies of the picture in which faces from `min_face` on are large enough for the network."
     size = picture.pixels.shape[1::-1]
-    smallest = min_face or (DEFAULT_MIN_FACE if max(size) > MAX_TILE else DEFAULT_MIN_FACE // 2)
+    smallest = min(min_face, max(size)) or (DEFAULT_MIN_FACE if max(size) > MAX_TILE else DEFAULT_MIN_FACE // 2)
     if smallest < MIN_DETECTABLE_FACE:  # enlarged, to no more pixels than a picture may have
         scale = min(MIN_DETECTABLE_FACE / smallest, max(1.0, math.sqrt(MAX_PIXELS / math.prod(size))))
         levels = [shrink_to(picture, *(math.ceil(n * scale) for n in size))]

@@ -304,5 +304,6 @@ def test_a_smallest_face_is_bounded():
     for size in ((3000, 4000), (480, 640), (1, 3)):
         finest = pyramid(Window(np.broadcast_to(np.uint8(0), (*size, 3)), np.eye(3)), 1)[0].pixels
         assert finest.shape[0] * finest.shape[1] <= 1.01 * MAX_PIXELS and finest.shape >= size
+    assert detect_faces(np.zeros((48, 48, 3), np.uint8), min_face=10**11) == []
     with pytest.raises(ImageError, match="0 or more, not -5"):
         detect_faces(np.zeros((48, 48, 3), np.uint8), min_face=-5)

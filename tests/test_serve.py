@@ -327,6 +327,45 @@ def test_a_killed_service_s_folders_go_at_the_next_start(monkeypatch):
         for folder in folders: shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="module")
+def client():
+    "A service without a network."
+    from starlette.testclient import TestClient
+
+    from fer_nb.service.server import make_service
+
+    return TestClient(make_service((MODEL,)), raise_server_exceptions=False)
+
+
+PART = b'--x\r\nContent-Disposition: form-data; name="images"; filename="%s"\r\n\r\nno picture\r\n--x--\r\n'
+
+
+@pytest.mark.parametrize(("kind", "body", "status"), [
+    ("boundary=x", b"garbage", 400), ("boundary=x", b"--x\r\nbad header\r\n\r\n--x--\r\n", 400),
+    ("boundary=" + 300 * "x", b"", 400), ("boundary=x; charset=undefined", PART % b"a", 400),
+    ("boundary=x; charset=utf-7", PART % b"+2AA-", 422),
+])  # fmt: skip
+def test_a_form_that_cannot_be_read_is_no_fault_of_the_service(client, kind, body, status):
+    answer = client.post("/v1/classify", content=body, headers={"content-type": f"multipart/form-data; {kind}"})
+    assert answer.status_code == status and "rror" in answer.text
+
+
+@pytest.mark.parametrize(("name", "value", "allowed"), [
+    ("threshold", "5", "a number from 0 to 1"), ("threshold", "nan", "a number from 0 to 1"),
+    ("min_face", "-1", "a whole number of pixels, 0 or more"), ("tta", "2", "true or false"),
+])  # fmt: skip
+@pytest.mark.parametrize("path", ["/v1/recognize", "/v1/video"])
+def test_an_option_out_of_its_range_is_400_and_says_the_range(client, photos, path, name, value, allowed):
+    answer = client.post(path, content=photos[0][0], params={name: value})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == f"{name} has to be {allowed}, not '{value}'."
+
+
+def test_a_smallest_face_larger_than_any_picture_finds_none(client, photos):
+    answer = client.post("/v1/recognize", content=photos[1][0], params={"min_face": 10**11})
+    assert answer.status_code == 200 and answer.json()["results"][0]["faces"] == []
+
+
 def test_a_large_form_is_not_written_to_a_disk(tmp_path, photos):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1200, 1200, 3), np.uint8))
     file = io.BytesIO()

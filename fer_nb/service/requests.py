@@ -9,6 +9,7 @@ import asyncio
 import base64
 import binascii
 import json
+import math
 import re
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable
@@ -30,8 +31,8 @@ from ..runtime import BATCH_FACES, OnnxClassifier
 # %% auto #0
 __all__ = ['METRICS', 'REQUESTS', 'REQUEST_SECONDS', 'BATCH_SIZES', 'FACES', 'IN_PROGRESS', 'OPTIONS', 'run_batch',
            'BatchingClassifier', 'BatchingRecognizer', 'Limits', 'ServiceError', 'ServiceUnavailable',
-           'AdmissionControl', 'receive', 'read_body', 'parse_options', 'decode_base64', 'InMemoryParser', 'read_form',
-           'read_images']
+           'AdmissionControl', 'receive', 'read_body', 'number_from', 'parse_options', 'decode_base64',
+           'InMemoryParser', 'read_form', 'read_images']
 
 # %% ../../nbs/90_service_requests.ipynb #c6efff14
 def run_batch(
@@ -182,12 +183,28 @@ async def read_body(
             admission.buffered_bytes -= len(body)
 
 # %% ../../nbs/90_service_requests.ipynb #7e5fc45b
-#: what may be set for one request, in the address, in a form field or in JSON -> how it is read
+def number_from(
+    kind: Callable[[Any], float],  # int or float
+    low: float,
+    high: float = math.inf,
+) -> Callable[[Any], float]:
+    "What reads a number of this range; any other is a `ValueError`."
+
+    def read(value: Any) -> float:
+        number = kind(value)
+        if not low <= number <= high:
+            raise ValueError
+        return number
+
+    return read
+
+
+#: what may be set for one request, in the address, in a form field or in JSON -> how it is read; what it has to be
 OPTIONS = {
-    "model": str,
-    "tta": lambda v: {"true": True, "1": True, "false": False, "0": False}[str(v).lower()],
-    "min_face": int,
-    "threshold": float,
+    "model": (str, "a model's name"),
+    "tta": (lambda v: {"true": True, "1": True, "false": False, "0": False}[str(v).lower()], "true or false"),
+    "min_face": (number_from(int, 0), "a whole number of pixels, 0 or more"),
+    "threshold": (number_from(float, 0, 1), "a number from 0 to 1"),
 }
 
 
@@ -199,10 +216,11 @@ def parse_options(
     for name, value in given.items():
         if name not in OPTIONS:
             raise ServiceError(400, f"There is no option '{name[:40]}'. There are: {', '.join(OPTIONS)}.")
+        read, allowed = OPTIONS[name]
         try:
-            settings[name] = OPTIONS[name](value)
+            settings[name] = read(value)
         except (KeyError, TypeError, ValueError, OverflowError):
-            raise ServiceError(400, f"{name} cannot be '{str(value)[:40]}'.") from None
+            raise ServiceError(400, f"{name} has to be {allowed}, not '{str(value)[:40]}'.") from None
     return settings
 
 
@@ -238,10 +256,12 @@ async def read_form(
     parser = InMemoryParser(headers, stream(), max_files=limits.images, max_fields=len(OPTIONS))
     try:
         form = await parser.parse()
-    except (MultiPartException, KeyError) as error:
+    except (MultiPartException, KeyError, ValueError) as error:  # the parsers' own errors are ValueErrors
         raise ServiceError(400, f"The form cannot be read: {error}"[:200]) from None
     items = form.multi_items()
-    files = [(value.filename or "", value.file.read()) for _, value in items if not isinstance(value, str)]
+    parts = [value for _, value in items if not isinstance(value, str)]
+    names = [(part.filename or "").encode(errors="replace").decode() for part in parts]  # no half characters
+    files = [(name, part.file.read()) for name, part in zip(names, parts, strict=True)]
     return files, {name: value for name, value in items if isinstance(value, str)}
 
 # %% ../../nbs/90_service_requests.ipynb #4f83fdad

@@ -269,7 +269,7 @@ def openapi(
 ) -> dict:  # OpenAPI 3.1
     "The description of the service for programs."
     kinds = {"model": {"type": "string", "enum": list(models)}, "tta": {"type": "boolean"},
-             "min_face": {"type": "integer", "description": "pixels"},
+             "min_face": {"type": "integer", "minimum": 0, "description": "pixels"},
              "threshold": {"type": "number", "minimum": 0, "maximum": 1}}  # fmt: skip
     options = [{"name": name, "in": "query", "schema": kinds[name]} for name in OPTIONS]
     paths = {}
