@@ -22,9 +22,9 @@ from PIL import Image
 
 pytest.importorskip("uvicorn", reason="the service needs the [serve] extra")
 
-from fer_nb.core import FerError
+from fer_nb.core import EMOTIONS, FerError
 from fer_nb.data.synthetic import draw_face
-from fer_nb.inference import EmotionRecognizer
+from fer_nb.inference import EmotionRecognizer, Result
 from fer_nb.video.containers import in_memory_tempdir
 
 MODEL = "custom_cnn"
@@ -364,6 +364,31 @@ def test_an_option_out_of_its_range_is_400_and_says_the_range(client, photos, pa
 def test_a_smallest_face_larger_than_any_picture_finds_none(client, photos):
     answer = client.post("/v1/recognize", content=photos[1][0], params={"min_face": 10**11})
     assert answer.status_code == 200 and answer.json()["results"][0]["faces"] == []
+
+
+def test_the_last_line_of_a_video_says_that_it_is_cut_off(tmp_path):
+    from fer_nb.service.server import video_lines
+
+    class Blind:
+        "A recognizer that sees nobody, at once."
+
+        threshold, emotions = 0.5, EMOTIONS
+
+        def stream(self, images):
+            return (Result(None, []) for _ in images)
+
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "film.mp4"), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", 10, {"preset": "ultrafast"}, width=64, height=64, pix_fmt="yuv420p")
+        for i in range(20):
+            frame = av.VideoFrame.from_ndarray(np.random.default_rng(i).integers(0, 256, (64, 64, 3), np.uint8))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    content = (tmp_path / "film.mp4").read_bytes()
+    parts = content, content[: len(content) // 2]
+    whole, cut = ([json.loads(line) for line in video_lines(Blind(), part)] for part in parts)
+    assert [line["frame"] for line in whole] == [*range(20)]
+    assert 5 < len(cut) < 15 and cut[-1]["error"].endswith("of 20 frames: it is cut off or damaged.")
 
 
 def test_a_large_form_is_not_written_to_a_disk(tmp_path, photos):

@@ -136,7 +136,7 @@ def video_lines(
     recognizer: EmotionRecognizer,
     content: bytes,
 ) -> Generator[str, None, None]:  # one JSON object a line: frame, time (seconds), faces with their track
-    "A frame after the other; what goes wrong in the middle is the last line's `error`."
+    "A frame after the other; what goes wrong, as with a film that is cut off, is the last line's `error`."
     from fer_nb.video.reader import VideoReader
     from fer_nb.video.tracking import track_video
 
@@ -144,10 +144,13 @@ def video_lines(
         with in_memory_tempdir(len(content)) as folder:
             file = folder / "video"
             file.write_bytes(content)
-            for seen in track_video(VideoReader(file), recognizer):
+            video = VideoReader(file)
+            for seen in track_video(video, recognizer):
                 FACES.inc(len(seen.faces))
                 faces = [face.to_dict() | {"track": n} for n, face in zip(seen.tracks, seen.faces, strict=True)]
                 yield json.dumps({"frame": seen.frame.number, "time": seen.frame.time, "faces": faces}) + "\n"
+            if video.warning:  # it could be read in part only
+                raise FerError(video.warning)
     except (FerError, OSError) as error:
         yield json.dumps({"error": str(error)}) + "\n"
 
@@ -256,7 +259,7 @@ ERRORS = {"400": "The request is not understood.", "401": "The key is missing or
 PATHS = {
     "/v1/recognize": ("post", "Find the faces of pictures and say what they express.", IMAGES),
     "/v1/classify": ("post", "Say what faces express that are cut out already.", IMAGES),
-    "/v1/video": ("post", "The faces of a video, one line of JSON for each frame, as it goes on.", VIDEO),
+    "/v1/video": ("post", "One line of JSON for each frame of a video as it goes on; the last may be an error.", VIDEO),
     "/v1/models": ("get", "The models that can be asked for, with size and accuracy.", None),
     "/healthz": ("get", "The service is alive.", None),
     "/readyz": ("get", "The service takes requests.", None),
