@@ -144,3 +144,38 @@ def test_the_camera_is_recognized_and_nothing_is_sent(page, site):
     assert "happy" in page.inner_text("ol li")
     page.click("button")
     assert all(url.startswith((site, "blob:", "data:")) for url in page.asked)
+
+
+TWO_CLICKS = """async () => {
+  const wait = (ms) => new Promise((done) => setTimeout(done, ms)), devices = navigator.mediaDevices;
+  const ask = devices.getUserMedia.bind(devices), button = document.querySelector("button"), tracks = [];
+  devices.getUserMedia = async (wish) => {
+    await wait(100);
+    const stream = await ask(wish);
+    tracks.push(...stream.getTracks());
+    return stream;
+  };
+  button.click(); button.click();
+  while (button.textContent !== "Stop") await wait(50);
+  await wait(200);
+  const opened = tracks.length;
+  tracks[0].dispatchEvent(new Event("ended"));
+  return [opened, tracks[0].readyState, button.textContent, document.querySelector("[role=status]").textContent];
+}"""
+
+
+def test_a_second_click_opens_no_second_camera_and_an_unplugged_one_is_said(page, site):
+    other = page.context.browser.new_page()
+    other.goto(site)
+    other.wait_for_function("window.fer", timeout=60_000)
+    said = "The camera was unplugged. Plug one in and start again."
+    assert other.evaluate(TWO_CLICKS) == [1, "ended", "Start the camera", said]
+    other.close()
+
+
+def test_the_same_photo_can_be_chosen_again(page):
+    file = io.BytesIO()
+    scene(["happy"]).save(file, "PNG")
+    page.set_input_files("input", dict(name="face.png", mimeType="image/png", buffer=file.getvalue()))
+    page.wait_for_selector("[role=status]:text('1 found.')", timeout=30_000)
+    page.wait_for_function("document.querySelector('input').value === ''", timeout=1000)

@@ -61,31 +61,37 @@ file.addEventListener("change", async () => {
   } catch (error) {
     status.textContent = `This photo cannot be read: ${error.message}`;
   }
+  file.value = ""; // the same photo again is a change again
 });
 
 function stop() {
-  stream?.getTracks().forEach((track) => track.stop());
+  stream?.getTracks().forEach((track) => { track.onended = null; track.stop(); });
   stream = null;
   button.textContent = "Start the camera";
 }
 
 button.addEventListener("click", async () => {
   if (stream) return stop();
+  button.disabled = true; // a second camera could not be stopped
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 480 } });
   } catch (error) {
     status.textContent = `The camera cannot be used: ${error.message}`;
     return;
+  } finally {
+    button.disabled = false;
   }
+  const camera = stream;
+  camera.getVideoTracks()[0].onended = () => { stop(); status.textContent = "The camera was unplugged. Plug one in and start again."; };
   button.textContent = "Stop";
   const video = Object.assign(document.createElement("video"), { srcObject: stream, muted: true, playsInline: true });
   await video.play();
   let frames = 0, since = performance.now();
-  while (stream) {
+  while (stream === camera) {
     await look(video, video.videoWidth, video.videoHeight, CAMERA_VIEW);
     frames++;
     const seconds = (performance.now() - since) / 1000;
-    if (seconds > 2) {
+    if (seconds > 2 && stream === camera) {
       status.textContent = `${(frames / seconds).toFixed(0)} pictures a second.`;
       document.body.dataset.fps = (frames / seconds).toFixed(1);
       [frames, since] = [0, performance.now()];
