@@ -129,6 +129,7 @@ def parse_setting(
 # %% ../nbs/22_recipe.ipynb #5fdccc70
 def override(
     base: Recipe,  # usually the recipe of a model
+    /,
     **changes: Any,  # settings to replace, by name
 ) -> Recipe:
     "A recipe with some settings replaced; unknown names and impossible values are a `RecipeError`."

@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +21,10 @@ from torch import Tensor
 from .augmentation import DRAW, view_draws
 from .core import ModelError, RecipeError, atomic_write
 from .data.dataset import SIZE, Split
-from .recipe import AUGMENTATION, Recipe, diff_settings, rename_settings
+from .recipe import AUGMENTATION, Recipe, diff_settings, parse_setting, rename_settings
 
 # %% auto #0
-__all__ = ['VIEW_SETTINGS', 'UNNAMED_DRAW', 'quantize', 'dequantize', 'ViewBank', 'load_bank', 'bank_of']
+__all__ = ['VIEW_SETTINGS', 'UNNAMED_DRAW', 'quantize', 'dequantize', 'ViewBank', 'parse_view_settings', 'load_bank', 'bank_of']
 
 # %% ../nbs/23_view_bank.ipynb #0e790abb
 def quantize(
@@ -69,6 +72,16 @@ class ViewBank:
         self.codes, self.draws, self.free = (x.to(device) for x in (self.codes, self.draws, self.free))
         return self
 
+# %% ../nbs/23_view_bank.ipynb #7c549a60
+def parse_view_settings(
+    settings: Mapping[str, Any],  # as `--set` gives them
+) -> dict[str, Any]:  # as `make_bank` takes them (notebook 47)
+    "The settings of a bank's views, checked; an unknown name or an impossible value is a `RecipeError`."
+    allowed = "seed", *VIEW_SETTINGS
+    if wrong := [name for name in settings if name not in allowed]:
+        raise RecipeError(f"{wrong[0]} is no setting of a bank's views. These are: {', '.join(allowed)}.")
+    return {name: parse_setting(name, value) for name, value in settings.items()}
+
 # %% ../nbs/23_view_bank.ipynb #c5e2e88d
 @patch
 def views(
@@ -89,8 +102,10 @@ def save(
     path: str | Path,  # file to write
 ) -> None:
     "One .npz file, complete or not at all."
-    with atomic_write(path) as tmp, tmp.open("wb") as f:
-        np.savez_compressed(f, codes=self.codes.cpu().numpy(), about=np.array(json.dumps(self.metadata)))
+    content = io.BytesIO()  # a zip file that meets a full disk says so twice
+    np.savez_compressed(content, codes=self.codes.cpu().numpy(), about=np.array(json.dumps(self.metadata)))
+    with atomic_write(path) as tmp:
+        tmp.write_bytes(content.getbuffer())
 
 # %% ../nbs/23_view_bank.ipynb #7c549a67
 def load_bank(
