@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -21,10 +22,11 @@ from typing import Any, TypeAlias
 from .core import FerError, atomic_write, brief
 
 # %% auto #0
-__all__ = ['FILENAME_ERRORS', 'Rows', 'AddRows', 'TEXT_COLUMNS', 'INT_COLUMNS', 'TABLE_WRITERS', 'Work', 'csv_writer',
-           'jsonl_writer', 'encode_rows', 'parquet_writer', 'check_table', 'table_writer', 'append_rows', 'rows_path',
-           'appending_table', 'read_rows', 'read_partial_table', 'is_close', 'check_same_rows', 'end_with',
-           'start_worker', 'run_in_worker', 'map_processes']
+__all__ = ['FILENAME_ERRORS', 'Rows', 'AddRows', 'TEXT_COLUMNS', 'INT_COLUMNS', 'TABLE_WRITERS', 'SETTINGS_FILE', 'Work',
+           'csv_writer', 'jsonl_writer', 'encode_rows', 'parquet_name', 'parquet_writer', 'check_table', 'table_writer',
+           'append_rows', 'rows_path', 'appending_table', 'read_rows', 'read_partial_table', 'is_close',
+           'check_same_rows', 'name_by_content', 'keep_settings', 'check_settings', 'end_with', 'start_worker',
+           'run_in_worker', 'map_processes', 'quiet']
 
 # %% ../nbs/08_batch.ipynb #b0000009
 FILENAME_ERRORS = "surrogateescape"  # error handler for names of files, which on Linux need not be UTF-8
@@ -71,6 +73,13 @@ TEXT_COLUMNS = "source", "emotion", "error"
 INT_COLUMNS = "frame", "track", "face", "x", "y", "width", "height"
 
 
+def parquet_name(
+    name: str,  # of a file
+) -> str:
+    "The name as Parquet holds it."
+    return os.fsencode(name).decode(errors="replace")
+
+# %% ../nbs/08_batch.ipynb #b0000050
 @contextmanager
 def parquet_writer(
     path: Path,
@@ -87,8 +96,7 @@ def parquet_writer(
 
     def add(rows: Rows, least: int = 10_000) -> None:
         for row in rows:
-            source = {"source": os.fsencode(row["source"]).decode(errors="replace")} if "source" in row else {}
-            waiting.append(row | source)
+            waiting.append(row | ({"source": parquet_name(row["source"])} if "source" in row else {}))
         if len(waiting) >= least:
             table.write_table(pa.Table.from_pylist(waiting, schema))
             waiting.clear()
@@ -196,7 +204,7 @@ def read_rows(
 def read_partial_table(
     path: Path,  # of a run that was stopped
     columns: Sequence[str],
-    photos: Container[str],  # sources that can be read again
+    photos: Collection[str],  # sources that can be read again
 ) -> list[dict[str, Any]]:  # where the last photo is one of these, without its rows, which may be incomplete
     "The rows a table holds already; none where it was not begun."
     file = next((file for file in (rows_path(path), path) if file.exists()), None)
@@ -206,6 +214,8 @@ def read_partial_table(
         raise FerError(brief(f"{path} cannot be continued: {e}")) from e
     if any(not isinstance(row, dict) or tuple(row) != tuple(columns) for row in rows):
         raise FerError(f"{path} is not a table of fer-nb predict. Name another file.")
+    names = {parquet_name(photo): photo for photo in photos}
+    rows = [row | {"source": names.get(row["source"], row["source"])} for row in rows]
     last = rows[-1]["source"] if rows else ""
     return [row for row in rows if row["source"] != last] if last in photos else rows
 
@@ -236,6 +246,43 @@ def check_same_rows(
     if len(then) != len(now) or not all(map(is_close, *fields)):
         raise FerError(f"{path} has other rows for {source} than this run: another model, other settings or another "
                        "photo. Continue it with what it was begun with, or name another file.")
+
+# %% ../nbs/08_batch.ipynb #b0000045
+SETTINGS_FILE = "_settings.json"
+
+
+def name_by_content(
+    files: Iterable[Path],
+) -> str:  # "a.onnx 1a2b3c4d+b.onnx 5e6f7a8b"
+    "Files by their names and the beginnings of their contents' hashes."
+    return "+".join(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()[:8]}" for file in files)
+
+
+def keep_settings(
+    files: Any,  # a file system of pyarrow
+    folder: str,  # there
+    settings: Mapping[str, Any],  # plain values
+) -> None:
+    "Write what a run is begun with, complete or not at all."
+    files.create_dir(folder)
+    with files.open_output_stream(f"{folder}/{SETTINGS_FILE}.part") as file:
+        file.write(json.dumps(settings).encode("ascii"))
+    files.move(f"{folder}/{SETTINGS_FILE}.part", f"{folder}/{SETTINGS_FILE}")
+
+# %% ../nbs/08_batch.ipynb #b0000046
+def check_settings(
+    files: Any,  # a file system of pyarrow
+    folder: str,  # there
+    settings: Mapping[str, Any],  # plain values
+) -> None:
+    "Other settings than a folder was begun with are a `FerError`; one of an earlier version does not say."
+    if not files.get_file_info(f"{folder}/{SETTINGS_FILE}").is_file:
+        return
+    with files.open_input_stream(f"{folder}/{SETTINGS_FILE}") as file:
+        then = json.loads(file.read())
+    if differs := "; ".join(f"{k} {then.get(k)}, not {v}" for k, v in settings.items() if then.get(k) != v):
+        raise FerError(f"{folder} was begun with another model or other settings: {differs}. "
+                       "Continue it with what it was begun with, or name another folder.")
 
 # %% ../nbs/08_batch.ipynb #b0000026
 Work: TypeAlias = "Callable[[Any, Any], Any]"  # recognizer, chunk -> answer
@@ -296,3 +343,15 @@ def map_processes(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+# %% ../nbs/08_batch.ipynb #b0000049
+@contextmanager
+def quiet() -> Iterator[None]:
+    "Discard what this process and those it starts write to standard error while this block runs."
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        yield os.dup2(nowhere, 2)
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)

@@ -14,10 +14,11 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports how it is used
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -34,21 +35,22 @@ import pyarrow.dataset
 import ray
 from PIL import Image
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
-
 from ray.data.block import BlockMetadata
 from ray.data.checkpoint import CheckpointConfig
 
-from .core import EMOTIONS, FerError, atomic_write, models_dir, refuse_address
+from .batch import check_settings, keep_settings, name_by_content, quiet
+from .core import EMOTIONS, FerError, atomic_write, default_model, models_dir, refuse_address
 from .images import IMAGE_SUFFIXES, find_images
 from .inference import Crop, EmotionRecognizer, ModelSource, Result, prefetch_map
+from .runtime import model_path
 
 logging.disable(_before)
 
 # %% auto #0
 __all__ = ['resolve_filesystem', 'list_images', 'PathDatasource', 'result_schema', 'result_row', 'fetch_image', 'read_batch',
-           'RecognizerActor', 'quiet', 'ray_session', 'RunSummary', 'summarize_output', 'check_table',
-           'validate_inputs', 'run_pipeline', 'check_output', 'predict_dataset', 'PeakMemory', 'make_bench_photos',
-           'bench_process', 'bench_run', 'bench_scale', 'write_bench']
+           'RecognizerActor', 'ray_session', 'RunSummary', 'summarize_output', 'check_table', 'validate_inputs',
+           'run_pipeline', 'check_output', 'predict_dataset', 'PeakMemory', 'make_bench_photos', 'bench_process',
+           'bench_run', 'bench_scale', 'write_bench']
 
 # %% ../nbs/76_distributed.ipynb #1c96566b
 def resolve_filesystem(
@@ -182,17 +184,6 @@ class RecognizerActor:
         schema = result_schema(self.recognizer.emotions)
         return pa.Table.from_pylist([row | {"model": self.recognizer.model} for row in rows], schema)
 
-# %% ../nbs/76_distributed.ipynb #8c18dde6
-@contextmanager
-def quiet() -> Iterator[None]:
-    "Discard what Ray's processes write to standard error while this block runs."
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        yield os.dup2(nowhere, 2)
-    finally:
-        os.dup2(kept, 2)
-        os.close(nowhere), os.close(kept)
-
 # %% ../nbs/76_distributed.ipynb #8f003c3d
 @contextmanager
 def ray_session(
@@ -304,7 +295,8 @@ def check_output(
     out: str | Path,  # folder for the predictions
     resume: bool,  # it may have some
     emotions: Sequence[str],  # those that the model tells apart
-) -> None:
+    settings: Mapping[str, Any],  # what the rows depend on
+) -> bool:  # whether there are some
     "A folder that cannot take the predictions is a `FerError`."
     files, root = resolve_filesystem(out)
     if files.get_file_info(f"{root}/answers").type is not FileType.NotFound:
@@ -312,9 +304,13 @@ def check_output(
     found = files.get_file_info(FileSelector(f"{root}/predictions", allow_not_found=True))
     if found and not resume:
         raise FerError(f"{out} has predictions already. Go on with them: --resume. Or name another folder.")
-    table = found and pyarrow.dataset.dataset(f"{root}/predictions", format="parquet", filesystem=files)
-    if table and table.schema != result_schema(emotions):
+    if not found:
+        return False
+    table = pyarrow.dataset.dataset(f"{root}/predictions", format="parquet", filesystem=files)
+    if table.schema != result_schema(emotions):
         raise FerError(f"{out} has predictions of a model that tells apart other emotions. Name another folder.")
+    check_settings(files, root, settings)
+    return True
 
 # %% ../nbs/76_distributed.ipynb #d1f00008
 def predict_dataset(
@@ -334,11 +330,15 @@ def predict_dataset(
         print(summary.photos, summary.faces, summary.errors)
     """
     models = [model] if isinstance(model, (str, Path)) else model and list(model)
-    models = models and [os.path.abspath(m) if Path(m).suffix == ".onnx" else m for m in models]
+    models = [os.path.abspath(m) if Path(m).suffix == ".onnx" else m for m in models or [default_model()]]
     settings = dict(model=models, min_face=min_face, tta=tta, threshold=threshold, crop=crop, device=device)
     with EmotionRecognizer(threads=1, **settings) as recognizer:  # what is wrong is said here, not by a worker
-        check_output(out, resume, recognizer.emotions)
+        kept = dict(model=name_by_content(map(model_path, models)), min_face=min_face, tta=tta, crop=crop,
+                    threshold=recognizer.threshold)  # fmt: skip
+        begun = check_output(out, resume, recognizer.emotions, kept)
     tables, names = validate_inputs([str(s) for s in (source if isinstance(source, list) else [source])])
+    if not begun:
+        keep_settings(*resolve_filesystem(out), kept)
     with ray_session():
         run_pipeline(tables, names, settings, out)
     return summarize_output(out)

@@ -139,6 +139,17 @@ def test_a_table_with_a_short_row_in_its_middle_keeps_its_rows(tmp_path):
         read_partial_table(tmp_path / "t.csv", ("source", "face"), ())
 
 
+@pytest.mark.parametrize("suffix", TABLE_WRITERS)
+def test_a_table_is_continued_under_the_names_of_the_photos(suffix, tmp_path):
+    columns, odd = ("source", "error"), os.fsdecode(b"caf\xe9.jpg")
+    with table_writer(tmp_path / f"t{suffix}", columns) as add:
+        add([{"source": source, "error": ""} for source in (odd, "a.jpg")])
+    rows = read_partial_table(tmp_path / f"t{suffix}", columns, [odd, "b.jpg"])
+    assert [row["source"] for row in rows] == [odd, "a.jpg"]
+    rows = read_partial_table(tmp_path / f"t{suffix}", columns, [odd, "a.jpg"])  # whose last one is read again
+    assert [row["source"] for row in rows] == [odd]
+
+
 def test_a_finished_table_takes_more_photos(rows, folder, tmp_path):
     table = tmp_path / "t.parquet"
     some = sorted(path for path in folder.iterdir() if path.name[:2].isdigit())[:20]

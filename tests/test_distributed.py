@@ -8,21 +8,23 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from conftest import tiny_model
 from PIL import Image
 
-from fer_nb.core import EMOTIONS, FerError
+from fer_nb.core import EMOTIONS, FerError, models_dir
 from fer_nb.data.synthetic import draw_face
 
 pytest.importorskip("ray")
+import pyarrow as pa
 import ray
 from pyarrow import parquet
 from ray.cluster_utils import Cluster
 
-from fer_nb.distributed import predict_dataset, result_row
+from fer_nb.distributed import predict_dataset, result_row, result_schema
 from fer_nb.inference import EmotionRecognizer
 
 NAMES = 100_000 if os.environ.get("FUZZ") else 800
@@ -142,6 +144,36 @@ def test_predictions_have_the_columns_of_the_models_emotions(tmp_path):
     assert predict_dataset(tmp_path / "face.png", tmp_path / "out", model=three, resume=True, **how).faces == 1
     with pytest.raises(FerError, match="other emotions"):
         predict_dataset(tmp_path / "face.png", tmp_path / "out", model="custom_cnn", resume=True, **how)
+
+
+def test_a_folder_is_not_continued_with_another_model(tmp_path, monkeypatch):
+    def one_row(tables, names, settings, out):
+        (out / "predictions").mkdir(exist_ok=True)
+        row = dict(source=names[0], width=1, height=1, faces=[], error="", model="custom_cnn")
+        parquet.write_table(pa.Table.from_pylist([row], result_schema()), out / "predictions" / "1.parquet")
+
+    monkeypatch.setattr("fer_nb.distributed.run_pipeline", one_row)
+    monkeypatch.setattr("fer_nb.distributed.ray_session", nullcontext)
+    mine, out = tmp_path / "mine.onnx", tmp_path / "out"
+    mine.write_bytes((models_dir() / "custom_cnn.onnx").read_bytes())
+    draw_face("happy", 1).save(tmp_path / "face.png")
+
+    def go_on(resume=True, **how):
+        return predict_dataset(tmp_path / "face.png", out, resume=resume, **{"model": mine, "device": "cpu"} | how)
+
+    assert go_on(resume=False).photos == go_on().photos == 1
+    for change, message in (
+        (dict(model="custom_cnn"), "model mine.onnx .*, not custom_cnn.onnx "), (dict(tta=True), "tta False, not True"),
+        (dict(threshold=0.99), "threshold .*, not 0.99"), (dict(min_face=40), "min_face"), (dict(crop="whole"), "crop"),
+    ):  # fmt: skip
+        with pytest.raises(FerError, match=f"was begun with another model or other settings: {message}"):
+            go_on(**change)
+    assert len(parquet.read_table(out)) == 1  # readers pass over the settings
+    mine.write_bytes((models_dir() / "resnet18.onnx").read_bytes())
+    with pytest.raises(FerError, match=r"mine.onnx .*, not mine.onnx "):
+        go_on()
+    (out / "_settings.json").unlink()  # as an earlier version left it
+    assert go_on().photos == 1
 
 
 def test_the_workers_use_the_device_that_is_asked_for(photos, tmp_path, monkeypatch):
