@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,16 @@ from ..data.load import load_data
 from ..evaluation.evaluate import evaluate
 from ..evaluation.ensemble import fit_ensemble_weights
 from ..model_api import model_module, model_recipe
-from ..recipe import Recipe, override, rename_settings
-from .checkpoints import artifact_paths, checkpoint_writer
+from ..recipe import Recipe, diff_settings, override, rename_settings
+from .checkpoints import artifact_paths, checkpoint_writer, file_hash
 from .distillation import make_bank
 from .learner import explain_device_errors, train
-from ..view_bank import VIEW_SETTINGS
+from ..view_bank import VIEW_SETTINGS, ViewBank, load_bank
 
 # %% auto #0
 __all__ = ['KINDS', 'FILES', 'SETTINGS', 'Stage', 'named_stages', 'check_settings', 'make_stage', 'ready_stages', 'read_plan',
-           'find_stage_output', 'write_ensemble_weights', 'run_stage', 'run_parallel', 'run_ready_stages', 'reproduce']
+           'find_stage_output', 'write_ensemble_weights', 'stage_inputs', 'recorded_inputs', 'check_stage_output',
+           'run_stage', 'run_parallel', 'run_ready_stages', 'reproduce']
 
 # %% ../../nbs/68_reproduce.ipynb #7ebcbff2
 @dataclass(frozen=True)
@@ -174,10 +176,67 @@ def write_ensemble_weights(
     weights = dict(zip(members, map(float, fit_ensemble_weights([*members.values()])), strict=True))
     probs = np.average([e.probabilities for e in members.values()], 0, [*weights.values()])
     accuracy = float((probs.argmax(1) == data["PublicTest"].labels).mean())
-    found = dict(weights=weights, checkpoints=dict(checkpoints), n=len(probs), accuracy=accuracy)
+    hashes = {name: file_hash(path) for name, path in checkpoints.items()}
+    found = dict(weights=weights, checkpoints=dict(checkpoints), hashes=hashes, fingerprint=data.fingerprint,
+                 n=len(probs), accuracy=accuracy)  # fmt: skip
     with checkpoint_writer(file) as tmp:
         tmp.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     log(", ".join(f"{name} {w:.2f}" for name, w in weights.items()) + f": accuracy on PublicTest {accuracy:.1%}")
+
+# %% ../../nbs/68_reproduce.ipynb #7440b373
+def stage_inputs(
+    stage: Stage,  # a view bank or an ensemble
+    files: Mapping[str, str],  # stage → what it left, of those it needs
+    data: FaceDataset,  # splits Training and PublicTest
+) -> dict[str, Any]:  # name → setting, or the beginning of a hash
+    "What a stage is made from today."
+    hashes = {name: file_hash(file)[:8] for name, file in files.items()}
+    if stage.kind == "ensemble":
+        members = {f"checkpoint of {name}": digest for name, digest in hashes.items()}
+        return {"members": ", ".join(sorted(stage.needs)), "faces": data.fingerprint[:8]} | members
+    settings, teachers = stage.settings, named_stages(stage.settings, "teachers")
+    recipe = override(Recipe(), **{k: settings[k] for k in VIEW_SETTINGS if k in settings})
+    counts = dict(views=int(settings["views"]), seed=int(settings.get("seed", 0)), teachers=len(teachers))
+    known = {f"teacher {i}": hashes[name] for i, name in enumerate(teachers, 1) if name in hashes}
+    faces = {"faces": ViewBank.hash(data["Training"])[:8]}
+    return counts | {k: getattr(recipe, k) for k in VIEW_SETTINGS} | known | faces
+
+# %% ../../nbs/68_reproduce.ipynb #7440b374
+def recorded_inputs(
+    stage: Stage,  # a view bank or an ensemble
+    file: Path,  # that it left
+) -> dict[str, Any]:  # as `stage_inputs`, as far as the file says it
+    "What the file of a stage was made from."
+    if stage.kind == "view bank":
+        about = load_bank(file).metadata
+        teachers = {f"teacher {i}": digest[:8] for i, digest in enumerate(about["teachers"], 1)}
+        counts = dict(views=about["views"], seed=int(about["seed"]), teachers=len(teachers))
+        return counts | about["augmentation"] | teachers | {"faces": about["faces"][:8]}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        members = {f"checkpoint of {name}": digest[:8] for name, digest in found.get("hashes", {}).items()}
+        faces = {"faces": found["fingerprint"][:8]} if "fingerprint" in found else {}
+        return {"members": ", ".join(sorted(found["checkpoints"]))} | faces | members
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise TrainingError(f"{file} is no ensemble, or is damaged. Delete it to make it again.") from e
+
+# %% ../../nbs/68_reproduce.ipynb #7440b375
+def check_stage_output(
+    stage: Stage,  # a view bank or an ensemble that is done
+    plan: Mapping[str, Stage],  # it belongs to
+    data: FaceDataset,  # splits Training and PublicTest
+    out: Path,  # folder of all stages
+) -> None:
+    "What was made from something else than the plan says is a `TrainingError`."
+    file, files = stage.output_path(out), {}
+    for name in stage.needs:
+        with suppress(TrainingError):  # it need not be here any more
+            files[name] = str(find_stage_output(plan[name], out))
+    then, now = recorded_inputs(stage, file), stage_inputs(stage, files, data)
+    both = [name for name in now if name in then]
+    if differs := diff_settings({k: then[k] for k in both}, {k: now[k] for k in both}):
+        raise TrainingError(f"{file} is not what the plan says: it has {differs}. "
+                            "Delete it to make it again, or give another --out.")
 
 # %% ../../nbs/68_reproduce.ipynb #1a467c38
 def run_stage(
@@ -189,6 +248,9 @@ def run_stage(
     log: Callable[[str], Any] = print,  # gets a line now and then
 ) -> None:
     "One stage, from the files of those it needs; finished it is left as it is, interrupted it goes on."
+    if stage.kind != "training" and stage.output_path(out).is_file():
+        check_stage_output(stage, plan, data, out)
+        return log(f"{stage.output_path(out)} is there.")
     files = {name: str(find_stage_output(plan[name], out)) for name in stage.needs}
     settings: dict[str, Any] = dict(stage.settings)
     if "init" in settings:
@@ -196,10 +258,10 @@ def run_stage(
     teachers = [files[name] for name in named_stages(stage.settings, "teachers")]
     settings.pop("teachers", None)
     if stage.kind == "training":
+        if minutes * stage.share:  # which counts the epochs
+            settings.pop("epochs", None)
         train(stage.model, data, out / stage.name, resume=True, log=log, minutes=minutes * stage.share,
               teachers=teachers, note=f"stage {stage.name} of the plan", **settings)
-    elif stage.output_path(out).is_file():
-        log(f"{stage.output_path(out)} is there.")
     elif stage.kind == "ensemble":
         write_ensemble_weights({name: files[name] for name in stage.needs}, data, stage.output_path(out), log)
     else:
