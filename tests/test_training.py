@@ -1,6 +1,7 @@
 """Training is stopped in every way it can be, and nothing is lost; several processes train as one."""
 
 import dataclasses
+import gc
 import json
 import multiprocessing
 import os
@@ -20,16 +21,16 @@ from typer.testing import CliRunner
 
 from fer_nb.augmentation import DRAW
 from fer_nb.cli import app
-from fer_nb.core import EMOTIONS, ModelError, RecipeError, TrainingError
+from fer_nb.core import EMOTIONS, ModelError, RecipeError, TrainingError, models_dir
 from fer_nb.data.load import load_data
 from fer_nb.data.synthetic import synthetic_dataset
 from fer_nb.model_api import load_checkpoint, load_classifier, model_module
 from fer_nb.recipe import RENAMED
 from fer_nb.training.callbacks import ResumeCallback
-from fer_nb.training.checkpoints import average_checkpoints
+from fer_nb.training.checkpoints import average_checkpoints, save_checkpoint
 from fer_nb.training.distillation import make_bank
 from fer_nb.training.learner import train
-from fer_nb.training.reproduce import read_plan
+from fer_nb.training.reproduce import read_plan, reproduce
 from fer_nb.training.runs import RUN_FIELDS, list_runs, load_runs, save_runs
 from fer_nb.view_bank import ViewBank, load_bank
 
@@ -168,7 +169,7 @@ def test_a_state_of_an_earlier_version_goes_on_with_the_same_bits(tmp_path):
 def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     lines = []
-    with pytest.raises(TrainingError, match="Cannot write"):
+    with pytest.raises(TrainingError, match=r"^Cannot write"):
         train("custom_cnn", synthetic_dataset(70), out=tmp_path / "file", log=lines.append, **SETTINGS)
     assert not any("epoch" in line for line in lines)
 
@@ -253,6 +254,21 @@ def test_a_view_bank_knows_its_settings_and_its_draws(tmp_path):
         load_bank(tmp_path / "bank.npz")
 
 
+def test_a_bank_that_meets_a_full_disk_says_so_once(tmp_path, monkeypatch):
+    ignored, how = [], dict(views=1, seed=0, faces="", augmentation={}, teachers=[], emotions=EMOTIONS)
+    bank = ViewBank(torch.randint(256, (1, 500, 7), dtype=torch.uint8), how)
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)  # what a finalizer raises
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            bank.save(tmp_path / "bank.npz")
+        gc.collect()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not ignored and not os.listdir(tmp_path)
+
+
 def test_a_run_is_recorded_once(tmp_path, monkeypatch):
     monkeypatch.setenv("FER_NB_MODELS", str(tmp_path))
     run = dict(zip(RUN_FIELDS, ("custom_cnn", "a note", "epochs=2", 2, 2, 24, 0.1, 1 / 3, 0.25, None), strict=True))
@@ -299,6 +315,74 @@ def test_a_plan_may_use_any_initial_weights_of_its_model(tmp_path, monkeypatch):
     (tmp_path / "plan.ini").write_text(TEACHER + "init = vggface\n[a]\nmodel = custom_cnn\ninit = t")
     plan = read_plan(tmp_path / "plan.ini")
     assert [(stage.name, stage.needs) for stage in plan.values()] == [("t", ()), ("a", ("t",))]
+
+
+def test_minutes_or_epochs(tmp_path, monkeypatch):
+    faces = synthetic_dataset(70)
+    with pytest.raises(RecipeError, match="Give it, or epochs"):
+        train("custom_cnn", faces, out=tmp_path, minutes=1, **SETTINGS)
+    assert not os.listdir(tmp_path)
+    given = []
+    monkeypatch.setattr("fer_nb.training.reproduce.train", lambda *args, **how: given.append(how))
+    (tmp_path / "plan.ini").write_text(TEACHER + "epochs = 3\nshare = 0.5\n[a]\nmodel = custom_cnn\nepochs = 4")
+    for minutes in (0, 2):
+        reproduce(faces, tmp_path, minutes=minutes, plan=tmp_path / "plan.ini")
+    assert [(how["minutes"], how.get("epochs")) for how in given] == [(0, "3"), (0, "4"), (1, None), (0, "4")]
+
+
+PLAN = "[t]\nmodel = custom_cnn\n[t2]\nmodel = custom_cnn\n[b]\nviews = 1\nteachers = t\n[e]\nmembers = t, t2\n"
+
+
+@pytest.fixture
+def done(tmp_path):
+    "A function that runs bank and ensemble of a plan; they are done for `PLAN`."
+    saved = load_checkpoint(models_dir() / "best_custom_cnn.pth")
+    for epoch, name in enumerate(("t", "t2")):
+        save_checkpoint(tmp_path / name / "best_custom_cnn.pth", saved | {"best_epoch": epoch})
+
+    faces = [synthetic_dataset(70, seed=seed) for seed in range(2)]
+
+    def run(plan=PLAN, seed=0, only=("b", "e")):
+        (tmp_path / "plan.ini").write_text(plan)
+        lines = []
+        reproduce(faces[seed], tmp_path, only, plan=tmp_path / "plan.ini", log=lines.append)
+        return [line for line in lines if "is there" in line]
+
+    assert not run()
+    return run
+
+
+def test_what_another_plan_made_is_refused(done):
+    assert len(done()) == 2
+    for old, new, message in (
+        ("views = 1", "views = 2", "views 1, not 2"),
+        ("views = 1", "views = 1\nseed = 3", "seed 0, not 3"),
+        ("views = 1", "views = 1\nmax_zoom = 0.1", "max_zoom 0.0, not 0.1"),
+        ("teachers = t", "teachers = t2", "teacher 1 "),
+        ("teachers = t", "teachers = t, t2", "teachers 1, not 2"),
+        ("members = t, t2", "members = t2", "members t, t2, not t2"),
+    ):
+        with pytest.raises(TrainingError, match=f"is not what the plan says: it has {message}.* Delete it"):
+            done(PLAN.replace(old, new))
+
+
+def test_what_other_files_or_faces_made_is_refused(done, tmp_path):
+    for stage in "be":
+        with pytest.raises(TrainingError, match="it has faces"):
+            done(seed=1, only=[stage])
+    teacher, ensemble = tmp_path / "t" / "best_custom_cnn.pth", tmp_path / "e" / "ensemble.json"
+    save_checkpoint(teacher, load_checkpoint(teacher) | {"best_epoch": 9})
+    for stage, message in (("b", "teacher 1"), ("e", "checkpoint of t ")):
+        with pytest.raises(TrainingError, match=f"it has {message}"):
+            done(only=[stage])
+    teacher.unlink()
+    assert len(done()) == 2  # made by teachers that are not here
+    found = json.loads(ensemble.read_text())
+    ensemble.write_text(json.dumps({key: found[key] for key in ("weights", "checkpoints", "n", "accuracy")}))
+    assert done(seed=1, only=["e"])  # of an earlier version, which did not say
+    ensemble.write_text("{")
+    with pytest.raises(TrainingError, match="damaged"):
+        done(only=["e"])
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch, tmp_path):

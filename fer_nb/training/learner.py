@@ -199,6 +199,10 @@ def fit_or_explain(
     except KeyboardInterrupt:
         keep.log(f"Stopped. {keep.kept()}")
         raise
+    except Exception as e:
+        if e.args and isinstance(e.args[0], str):  # fastai puts its callback's name before a message
+            e.args = (re.sub(r"^Exception occur\w+ in .*:\n\t", "", e.args[0]), *e.args[1:])
+        raise
     if keep.problem:
         raise TrainingError(keep.problem)
 
@@ -384,10 +388,10 @@ def train(
     >>> train("custom_cnn", "fer2013.zip", out="runs/first", epochs=1, log=lambda line: None).best_epoch
     1
     """
+    if minutes and "epochs" in changes: raise RecipeError("minutes counts the epochs itself. Give it, or epochs.")
     recipe, out, start = model_recipe(model, **changes), Path(out), time.monotonic()
     data = data if isinstance(data, FaceDataset) else load_data(data, size=useful_size(recipe.size))
-    torch.set_flush_denormal(True)
-    tune_malloc()
+    torch.set_flush_denormal(True), tune_malloc()
     with distributed_context(recipe) as first, explain_device_errors(str):
         log = log if first else lambda _: None
         if data.synthetic:
