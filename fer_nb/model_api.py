@@ -30,7 +30,7 @@ from .recipe import Recipe, override, parse_setting
 __all__ = ['SAFE_GLOBALS', 'STATE_DICT_KEYS', 'FaceClassifier', 'model_module', 'build_model', 'model_recipe', 'param_groups',
            'load_checkpoint', 'extract_state_dict', 'checkpoint_emotions', 'adapt_input_conv', 'adapt_stem',
            'load_partial_state', 'load_init_weights', 'init_model', 'imagenet_state_dict', 'check_model',
-           'load_classifier']
+           'load_trained', 'load_classifier']
 
 # %% ../nbs/40_model_api.ipynb #96ea745d
 class FaceClassifier(nn.Module):
@@ -104,6 +104,7 @@ def build_model(
 # %% ../nbs/40_model_api.ipynb #7102bf6c
 def model_recipe(
     name: str,  # a key of `MODELS`
+    /,
     **changes: Any,  # settings to replace
 ) -> Recipe:  # with the input's size and channels filled in
     """The recipe of a model, with changes.
@@ -309,17 +310,26 @@ def check_model(
     assert override(recipe, **asdict(recipe)) == recipe, f"{name}: its recipe is not within the bounds"
 
 # %% ../nbs/40_model_api.ipynb #8d1d754e
-def load_classifier(
+def load_trained(
     path: str | Path,  # a best_<model>.pth
-) -> FaceClassifier:  # in evaluation mode, with its calibration
-    "The classifier of a checkpoint written by `train`; any other file is a `ModelError`."
+) -> dict[str, Any]:  # what it holds
+    "A checkpoint written by `train`; any other file is a `ModelError`."
     saved = load_checkpoint(path)
     if not isinstance(saved, dict):
         raise ModelError(f"{path} is not a checkpoint of this library: it holds a {type(saved).__name__}.")
     missing = {"model", "model_state_dict", "size", "channels", "calibration"} - set(saved)
-    if missing or saved["model"] not in MODELS or not (emotions := checkpoint_emotions(saved)):
+    if missing or saved["model"] not in MODELS or not checkpoint_emotions(saved):
         lacks = ", ".join(sorted(missing)) or "known model, or no emotions"
         raise ModelError(f"{path} is not a checkpoint of this library: it has no {lacks}.")
+    return saved
+
+
+def load_classifier(
+    path: str | Path,  # a best_<model>.pth
+) -> FaceClassifier:  # in evaluation mode, with its calibration
+    "The classifier of a checkpoint written by `train`; any other file is a `ModelError`."
+    saved = load_trained(path)
+    emotions = checkpoint_emotions(saved)
     try:
         net = build_model(saved["model"], len(emotions), saved["channels"])
         net.load_state_dict(saved["model_state_dict"])

@@ -337,6 +337,28 @@ def test_a_setting_changes_the_training_and_a_wrong_one_is_named(faces, tmp_path
     assert "cannot start from" in one_line(fer_nb("train", "custom_cnn", *quick, "--init", "imagenet"))
 
 
+@pytest.mark.parametrize(("words", "message"), [
+    (["--set", "base=1"], "no setting 'base'"),
+    (["--set", "name=1"], "no setting 'name'"),
+    (["--minutes", 0.6, "--set", "epochs=1"], "Give it, or --epochs"),
+    (["--epochs", 1, "--set", "epochs=2"], "epochs is given twice"),
+    (["--seed", 0, "--set", "seed=2"], "seed is given twice"),
+    (["--set", "teachers=a", "--set", "teachers=b"], "teachers is given twice"),
+    (["--label-map", "joy=happy", "--label-map", "joy=sad"], "joy is given twice"),
+])
+def test_a_setting_is_known_and_given_once(words, message, tmp_path):
+    assert message in one_line(fer_nb("train", "custom_cnn", "--data", "nowhere", "--out", tmp_path, *words))
+
+
+@pytest.mark.parametrize(("setting", "message"), [
+    *((f"{name}=3", "seed, max_rotation") for name in ("views", "data", "teachers", "log", "flip_prob")),
+    ("seed=abc", "has to be a number"), ("seed=-1", "has to lie between 0"), ("max_zoom=2", "has to lie between"),
+])
+def test_a_setting_of_a_bank_is_checked_first(setting, message, tmp_path):
+    words = "bank", models_dir() / "best_custom_cnn.pth", "--data", "nowhere", "--out", tmp_path / "bank.npz"
+    assert message in one_line(fer_nb(*words, "--set", setting))
+
+
 def test_imagenet_without_a_network_says_what_to_do(tmp_path, monkeypatch):
     from urllib.error import URLError
 
@@ -540,6 +562,18 @@ def test_export_writes_the_model(tmp_path):
     result = fer_nb("export", checkpoint, "--out", tmp_path)
     assert result.exit_code == 0 and Path(result.stdout.strip()).is_file()
     assert "does not exist" in one_line(fer_nb("export", tmp_path / "best_none.pth"))
+
+
+def test_export_does_not_write_one_file_twice(tmp_path):
+    checkpoint = models_dir() / "best_custom_cnn.pth"
+    other = tmp_path / "other" / "best_custom_cnn.pth"
+    other.parent.mkdir()
+    shutil.copy(checkpoint, other)
+    shutil.copy(checkpoint, other.with_name("again.pth"))
+    out = tmp_path / "exp"
+    for words in ((checkpoint, other, "--out", out), (other, other.with_name("again.pth"))):
+        assert "2 of these checkpoints would be" in one_line(fer_nb("export", *words))
+    assert not out.exists() and not list(tmp_path.rglob("*.onnx"))
 
 
 def test_export_of_what_is_no_checkpoint(tmp_path):

@@ -132,9 +132,12 @@ def parse_key_values(
     settings: list[str],  # each NAME=VALUE
     option: str = "--set",  # the option they were given with
 ) -> dict[str, Any]:  # name -> the value as text
-    "Settings as the shell gives them; one without `=` is a `RecipeError`."
+    "Settings as the shell gives them; one without `=`, or a name that is given twice, is a `RecipeError`."
     if wrong := [s for s in settings if "=" not in s]:
         raise RecipeError(f"{option} takes NAME=VALUE, not '{wrong[0]}'.")
+    names = [s.partition("=")[0] for s in settings]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise RecipeError(f"{twice[0]} is given twice. Give it once.")
     return dict(s.split("=", 1) for s in settings)
 
 

@@ -23,7 +23,7 @@ from ..core import model_info, models_dir
 __all__ = ['LAYOUTS_HELP', 'TO_HELP', 'DROP_HELP', 'CROP_HELP', 'DETECT_HELP', 'OutArgument', 'CropPhotosOption', 'DetectOption',
            'HtmlOption', 'CONTINUE_HELP', 'INIT_HELP', 'MINUTES_HELP', 'SET_HELP', 'EpochsOption', 'BatchSizeOption',
            'SizeOption', 'InitOption', 'SettingsOption', 'OutOption', 'SeedOption', 'ResumeOption', 'MinutesOption',
-           'NoteOption', 'VIEWS_HELP', 'BankOption', 'TEACHERS_HELP', 'TeachersArgument', 'PLAN_HELP', 'STAGE_HELP',
+           'NoteOption', 'VIEWS_HELP', 'PLAN_HELP', 'STAGE_HELP', 'BankOption', 'TEACHERS_HELP', 'TeachersArgument',
            'RunsArgument', 'BenchOption', 'MODELS_HELP', 'SPLIT_NAMES_HELP', 'VOTES_HELP', 'WRITE_HELP',
            'CALIBRATE_HELP', 'ModelsArgument', 'SplitOption', 'VotesOption', 'CalibrateOption', 'THRESHOLD_DATA_HELP',
            'cmd_data', 'convert_data', 'report_data', 'write_html', 'crop_data', 'cmd_train', 'train_and_export',
@@ -32,8 +32,6 @@ __all__ = ['LAYOUTS_HELP', 'TO_HELP', 'DROP_HELP', 'CROP_HELP', 'DETECT_HELP', '
 
 # %% ../../nbs/93_commands_training.ipynb #4f0a68f5
 LAYOUTS_HELP = "FER2013, FER+, RAF-DB, AffectNet, ExpW, CK+, JAFFE or KDEF; folders of emotions; a table of images."
-
-
 TO_HELP = "Write it to OUT as folder, csv or parquet."
 DROP_HELP = "Leave out with --to: duplicates, conflicting or blank; may be repeated."
 CROP_HELP = "Write the faces in photos to the folder OUT, with a table of what was found."
@@ -158,7 +156,7 @@ SizeOption = Annotated[int | None, typer.Option(metavar="PX", help="Side of the 
 InitOption = Annotated[str | None, typer.Option(metavar="INIT", help=INIT_HELP)]
 SettingsOption = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help=SET_HELP)]
 OutOption = Annotated[Path, typer.Option(metavar="DIR", help="Folder for checkpoint, metrics and plots.")]
-SeedOption = Annotated[int, typer.Option(metavar="N", help="Same seed, same model.")]
+SeedOption = Annotated[int | None, typer.Option(metavar="N", help="Same seed, same model; else the recipe's.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help=CONTINUE_HELP)]
 MinutesOption = Annotated[float, typer.Option(metavar="M", min=0, help=MINUTES_HELP)]
 NoteOption = Annotated[str, typer.Option(metavar="TEXT", help="What you expect of it, for fer-nb runs.")]
@@ -174,7 +172,7 @@ def cmd_train(
     init: InitOption = None,
     settings: SettingsOption = [],  # noqa: B006
     out: OutOption = Path("runs"),
-    seed: SeedOption = 0,
+    seed: SeedOption = None,
     resume: ResumeOption = False,
     minutes: MinutesOption = 0.0,
     note: NoteOption = "",
@@ -184,10 +182,10 @@ def cmd_train(
 ) -> None:
     "Train a model, and export it."
     model_info(model)
-    if minutes and epochs:
-        raise RecipeError("--minutes counts the epochs itself. Give it, or --epochs.")
     options = dict(seed=seed, epochs=epochs, batch_size=batch_size, size=size, init=init)
-    changes = {name: value for name, value in options.items() if value is not None} | parse_key_values(settings)
+    changes = parse_key_values([f"{k}={v}" for k, v in options.items() if v is not None] + settings)
+    if minutes and "epochs" in changes:
+        raise RecipeError("--minutes counts the epochs itself. Give it, or --epochs.")
     maps = parse_label_maps(label_map, split_map) | {"emotions": parse_emotions(emotions)}
     train_and_export(model, data, maps, out, changes, resume=resume, minutes=minutes, note=note)
 
@@ -229,6 +227,8 @@ def cmd_recipe(
 
 # %% ../../nbs/93_commands_training.ipynb #3a609feb
 VIEWS_HELP = "Of the views, as max_rotation=10; may be repeated. fer-nb recipe MODEL lists them."
+PLAN_HELP = "Another plan than the one that ships."
+STAGE_HELP = "A stage of the plan; may be repeated. Without it all that are not done."
 BankOption = Annotated[Path, typer.Option(metavar="FILE", help="What to write.")]
 TEACHERS_HELP = "The teachers' best_<model>.pth."
 TeachersArgument = Annotated[list[Path], typer.Argument(metavar="CHECKPOINT...", help=TEACHERS_HELP)]
@@ -246,13 +246,11 @@ def cmd_bank(
     with require_extra("train"):
         from fer_nb.data.load import load_data
         from fer_nb.training.distillation import make_bank
+        from fer_nb.view_bank import parse_view_settings
+    changes = parse_view_settings(parse_key_values(settings))
     faces = load_data(data, **common_input(checkpoints))
-    make_bank(checkpoints, faces, views, log=typer.echo, **parse_key_values(settings)).save(out)
+    make_bank(checkpoints, faces, views, log=typer.echo, **changes).save(out)
     typer.echo(f"{out}: fer-nb train MODEL --set teachers={out}")
-
-
-PLAN_HELP = "Another plan than the one that ships."
-STAGE_HELP = "A stage of the plan; may be repeated. Without it all that are not done."
 
 # %% ../../nbs/93_commands_training.ipynb #2565a68f
 @app.command("reproduce")
@@ -443,6 +441,10 @@ def cmd_export(
     with require_extra("train"):
         from fer_nb.data.load import load_data
         from fer_nb.export import export
+        from fer_nb.model_api import load_trained
+    files = [(out or file.parent) / f"{load_trained(file)['model']}.onnx" for file in checkpoints]
+    if twice := [file for file in files if files.count(file) > 1]:
+        raise FerError(f"{len(twice)} of these checkpoints would be {twice[0]}. Export each with another --out.")
     for checkpoint in checkpoints:
         public = load_data(data, **common_input([checkpoint]))["PublicTest"] if data else None
         typer.echo(export(checkpoint, out, public=public))
