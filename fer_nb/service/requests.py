@@ -198,7 +198,7 @@ def number_from(
 
     return read
 
-
+# %% ../../nbs/90_service_requests.ipynb #7e5fc45c
 #: what may be set for one request, in the address, in a form field or in JSON -> how it is read; what it has to be
 OPTIONS = {
     "model": (str, "a model's name"),
@@ -222,7 +222,6 @@ def parse_options(
         except (KeyError, TypeError, ValueError, OverflowError):
             raise ServiceError(400, f"{name} has to be {allowed}, not '{str(value)[:40]}'.") from None
     return settings
-
 
 # %% ../../nbs/90_service_requests.ipynb #49db9c0a
 def decode_base64(
