@@ -172,18 +172,16 @@ def cmd_predict(
     engine: EngineOption = None,
 ) -> None:
     "Name the expression of every face in photos."
-    settings: dict[str, Any] = dict(
-        model=model or None, min_face=min_face, tta=tta, threshold=threshold, crop=crop, device=device)
-    more = dict(prior=parse_prior_option(prior))
-    if as_json and json_lines:
-        raise FerError("--json prints one list, --jsonl a line for each photo. Give one of them.")
+    settings: dict[str, Any] = dict(model=model or None, min_face=min_face, tta=tta, threshold=threshold, crop=crop)
+    if as_json and json_lines: raise FerError("--json prints a list, --jsonl a line for each photo. Give one of them.")
     form = "json" if as_json else "jsonl" if json_lines else "text"
     if engine:
         if engine != "ray" or not table or annotate or form != "text" or prior or workers > 1:
             raise FerError("Very many photos: --engine ray --out DIR, and no other output, --prior or --workers.")
-        failed = predict_on_ray(paths, table, resume, settings)
+        failed = predict_on_ray(paths, table, resume, settings | dict(device=device))
     else:
-        failed = predict_locally(paths, form, table, resume, annotate, settings | more, workers)
+        settings |= dict(prior=parse_prior_option(prior), device=device)
+        failed = predict_locally(paths, form, table, resume, annotate, settings, workers)
     raise typer.Exit(int(failed > 0))
 
 # %% ../../nbs/94_commands_recognize.ipynb #d9d45a8b
@@ -417,8 +415,7 @@ def write_tracks(
     with ExitStack() as stack:
         show = stack.enter_context(video_writer(video_out, frames, seconds)) if video_out else lambda result: None
         part = stack.enter_context(atomic_write(table)) if table else None
-        columns = video_columns(recognizer.emotions)
-        add_rows = stack.enter_context(table_writer(part, columns)) if part else lambda rows: None
+        add = stack.enter_context(table_writer(part, video_columns(recognizer.emotions))) if part else lambda rows: None
         total = frames.frame_count and -(-frames.frame_count // frames.stride)
         try:
             for result in tqdm(track_video(frames, recognizer, smooth), total=total, unit="frame", disable=None):
@@ -426,7 +423,7 @@ def write_tracks(
                     break
                 seen.add(result)
                 show(result)
-                add_rows(result.rows())
+                add(result.rows())
         except KeyboardInterrupt:
             if not frames.live:
                 raise

@@ -200,7 +200,7 @@ def open_animation(
     feed = Feed(frames(), 10.0, count, stack=stack)
     return feed
 
-# %% ../../nbs/75_video_reader.ipynb #a1f0002f
+# %% ../../nbs/75_video_reader.ipynb #a1f0f17a
 def fit(
     image: np.ndarray,  # uint8 [height, width, 3]
     size: tuple[int, int],  # width, height, pixels
@@ -209,7 +209,7 @@ def fit(
     same = image.shape[1::-1] == size
     return image if same else np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
-
+# %% ../../nbs/75_video_reader.ipynb #a1f0002f
 def timed_frames(
     feed: Feed,  # its counters are kept up to date
     size: tuple[int, int],  # width, height, pixels
