@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -186,6 +187,17 @@ def test_a_mean_needs_faces_of_its_size(trained, read, tmp_path):
         average_checkpoints([checkpoint, other], read(SIDE), tmp_path / "no")
     average_checkpoints([checkpoint, checkpoint], read(SIDE), tmp_path / "mean")
     assert evaluate(tmp_path / "mean" / "best_custom_cnn.pth", read(SIDE)).metrics["accuracy"] > 0.9
+
+
+def test_a_mean_needs_the_faces_of_its_checkpoints_and_a_folder_of_its_own(trained, read, tmp_path):
+    checkpoint, data = trained[0], read(SIDE)
+    others = replace(data, splits=data.splits | {"Training": data["Training"][1:]})
+    with pytest.raises(ModelError, match=f"other faces than {data.source}, as it is read here. Give the data"):
+        average_checkpoints([checkpoint], others, tmp_path)
+    before = checkpoint.read_bytes()
+    with pytest.raises(ModelError, match="would replace it"):
+        average_checkpoints([checkpoint], data, checkpoint.parent)
+    assert checkpoint.read_bytes() == before and not list(tmp_path.iterdir())
 
 
 def test_a_training_goes_on_with_the_same_faces_only(trained, read, tmp_path):

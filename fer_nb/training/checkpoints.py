@@ -35,7 +35,8 @@ from ..recipe import Recipe, diff_settings, format_settings, read_settings
 __all__ = ['HISTORY_FIELDS', 'checkpoint_writer', 'save_checkpoint', 'artifact_paths', 'write_history', 'full_history',
            'earlier_history', 'provenance', 'recompute_bn_stats', 'finish_classifier', 'write_artifacts',
            'TrainingResult', 'load_result', 'file_hash', 'run_metadata', 'settings_by_content', 'diff_runs',
-           'load_resume_state', 'recorded_epochs', 'average_checkpoints', 'recipe_diff', 'summarize_checkpoint']
+           'load_resume_state', 'recorded_epochs', 'check_same_training', 'average_checkpoints', 'recipe_diff',
+           'summarize_checkpoint']
 
 # %% ../../nbs/41_checkpoints.ipynb #ac27aee0
 @contextmanager
@@ -297,6 +298,22 @@ def recorded_epochs(
         return load_checkpoint(state)["header"]["recipe"]["epochs"]
     return load_checkpoint(best)["recipe"]["epochs"] if best.is_file() else 0
 
+# %% ../../nbs/41_checkpoints.ipynb #913f33d5
+def check_same_training(
+    files: Sequence[Path],  # checkpoints
+    data: FaceDataset,  # to take their mean with
+    out: Path,  # folder for the mean
+) -> None:
+    "Checkpoints that were trained on other faces, or that lie in the folder to write, are a `ModelError`."
+    for file in files:
+        trained = load_checkpoint(file).get("data", {})
+        if trained.get("fingerprint") != data.fingerprint:
+            source = trained.get("source", "--data PATH")
+            raise ModelError(f"{file} was trained on other faces than {data.source}, as it is read here. "
+                             f"Give the data it was trained on: {source}.")
+        if file.resolve().parent == out.resolve():
+            raise ModelError(f"{file} lies in the folder for the mean, which would replace it. Give another folder.")
+
 # %% ../../nbs/41_checkpoints.ipynb #913f33d6
 def average_checkpoints(
     files: Sequence[str | Path],  # best_<model>.pth of one model, with its metrics beside the first
@@ -316,6 +333,7 @@ def average_checkpoints(
     own = clfs[0].preprocess
     if own.face_size != Preprocess(own.size, own.channels, data["Training"].face_size).face_size:
         raise ModelError(f"{files[0]} was trained on faces of {own.face_size} px. Read the data at this size.")
+    check_same_training(files, data, Path(out))
     mean = {k: torch.stack([s[k] for s in states]).float().mean(0) for k in states[0]}
     metadata = dict(model=saved["model"], recipe=read_settings(saved["recipe"]), data=saved["data"],
                     files={str(file): file_hash(file) for file in files}, note="the mean of several")
