@@ -272,6 +272,7 @@ def test_a_bank_that_meets_a_full_disk_says_so_once(tmp_path, monkeypatch):
 def test_a_run_is_recorded_once(tmp_path, monkeypatch):
     monkeypatch.setenv("FER_NB_MODELS", str(tmp_path))
     run = dict(zip(RUN_FIELDS, ("custom_cnn", "a note", "epochs=2", 2, 2, 24, 0.1, 1 / 3, 0.25, None), strict=True))
+    assert load_runs() == []  # a folder of one's own begins without a record
     save_runs([run])
     save_runs([*load_runs(), run, run | dict(note="another")])
     assert [row["note"] for row in load_runs()] == ["a note", "another"]

@@ -67,8 +67,10 @@ def rename_changes(
 
 
 def load_runs() -> list[dict]:  # by `RUN_FIELDS`
-    "The record in `models_dir()`."
-    with (models_dir() / "runs.csv").open(newline="", encoding="utf-8") as f:
+    "The record in `models_dir()`; empty where there is none yet."
+    if not (path := models_dir() / "runs.csv").is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
     whole, real = ("done", "epochs", "size"), ("minutes", "accuracy", "macro_f1", "disgust_f1")
     number = dict.fromkeys(whole, int) | dict.fromkeys(real, float)
