@@ -26,6 +26,7 @@ from fer_nb.calibration import (
     fit_temperature,
     stratified_folds,
 )
+from fer_nb.commands.training import print_evaluations
 from fer_nb.core import EMOTIONS, MODELS, DatasetError, ModelError, available_models, load_peers, model_info, models_dir
 from fer_nb.data.dataset import FaceDataset, ReadIssue, Split
 from fer_nb.data.synthetic import draw_face, synthetic_dataset, synthetic_faces
@@ -101,7 +102,7 @@ from fer_nb.training.checkpoints import file_hash
 QUICK = min(available_models(), key=lambda m: model_info(m).default_size)
 TWO = [QUICK, next(m for m in MODELS if m != QUICK)]
 CONTRACT = ["model", "split", "n", "accuracy", "accuracy_ci95", "macro_f1", "weighted_f1", "ece", "nll", "per_class",
-            "without_exact_duplicates"]
+            "without_exact_duplicates", "notes"]
 
 
 def guesses(n=400, seed=0, skill=1.5):
@@ -646,6 +647,39 @@ def test_what_was_left_out_is_said():
                           "damaged and skipped: 1, the first is a.png: cannot be read; skipped"]
 
 
+@pytest.fixture(scope="module")
+def own_faces(data, tmp_path_factory):
+    "A checkpoint and a file with one name in two folders, and the faces they say they were trained on."
+    root, mine = tmp_path_factory.mktemp("own"), FaceDataset("mine", data.splits, validation_split_off=True)
+    about = {"fingerprint": mine.fingerprint}
+    for name in ("a", "b"):
+        (root / name).mkdir()
+        write_calibrated(models_dir() / f"{QUICK}.onnx", root / name / "own.onnx", np.stack([np.ones(7), np.zeros(7)]),
+                         {"trained_on": json.dumps(about)})
+    torch.save(load_checkpoint(models_dir() / f"best_{QUICK}.pth") | {"data": about}, root / "own.pth")
+    return root, mine
+
+
+@pytest.mark.parametrize("file", ["a/own.onnx", "own.pth"])
+def test_what_a_model_was_trained_on_is_no_test(own_faces, file):
+    root, mine = own_faces
+    seen, new = evaluate(root / file, mine), evaluate(QUICK, mine)
+    assert (seen.split, new.split) == ("PublicTest", "all") and "trained on" not in f"{seen}{new}"
+    more = FaceDataset("mine", mine.splits | {"PrivateTest": mine["PublicTest"]}, validation_split_off=True)
+    assert default_split(more, more.fingerprint) == "PrivateTest"
+    for split in ("all", "Training"):
+        assert f"was trained on {len(mine['Training'])} of these images" in str(evaluate(root / file, mine, split))
+
+
+def test_models_are_compared_on_one_split_and_under_their_paths(own_faces, capsys):
+    root, mine = own_faces
+    names = [str(root / "a/own.onnx"), str(root / "b/own.onnx"), QUICK]
+    print_evaluations(names, mine, None, False, True)
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["model"] for row in rows] == [*names, " + ".join(names)]
+    assert {row["split"] for row in rows} == {"PublicTest"}
+
+
 # the results file
 
 
@@ -977,7 +1011,7 @@ def test_checkpoint_and_onnx_together(folder):
     rows = json.loads(fer_nb(*words, "--json").stdout)
     assert len(rows) == 3 and rows[0]["accuracy"] == rows[1]["accuracy"] == rows[2]["accuracy"]
     printed = fer_nb(*words, "--tta")
-    assert printed.exit_code == 0 and f"best_{QUICK}.pth + {QUICK}.onnx" in printed.stdout
+    assert printed.exit_code == 0 and f"{words[0]} + {words[1]}" in printed.stdout  # two files may have one name
     assert "McNemar" in printed.stdout
 
 
@@ -997,6 +1031,7 @@ def test_a_folder_of_ones_own_with_other_names(tmp_path):
     meant = fer_nb(QUICK, "--data", tmp_path, *meant, "--json")
     figures = json.loads(meant.stdout)
     assert figures["n"] == 16 and figures["per_class"]["disgust"]["support"] == 5
+    assert "no image of fear" in figures["notes"][0] and "'contempt' counts as disgust" in figures["notes"]
     assert figures["per_class"]["fear"]["f1"] is None
     assert fer_nb(QUICK, "--data", tmp_path, "--label-map", "contempt").exit_code == 2
 

@@ -5,6 +5,7 @@
 # %% ../../nbs/60_evaluation.ipynb #440b41d7
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from ..data.dataset import SIZE, FaceDataset, Split, format_count
 from ..data.load import load_data, select_emotions
 from ..data.quality import exact_duplicates_in
 from ..metrics import METRICS, bootstrap_ci, compute_metrics, confusion_counts, fraction, mcnemar, per_class_report
-from ..model_api import load_classifier
+from ..model_api import load_checkpoint, load_classifier
 
 # %% auto #0
 __all__ = ['BATCH', 'Predictor', 'onnx_predictor', 'torch_predictor', 'load_predictor', 'predict_proba', 'Evaluation',
@@ -36,6 +37,7 @@ class Predictor:
     predict: Callable[[np.ndarray], np.ndarray]  # uint8 [N, H, W] to float32 [N, K]
     emotions: tuple[str, ...]  # K, in the order of its outputs
     face_size: int = SIZE  # side that faces are reduced to, pixels
+    trained_on: str = ""  # fingerprint of the faces it was trained on
 
     def __call__(self, faces: np.ndarray) -> np.ndarray:
         return self.predict(faces)
@@ -50,15 +52,17 @@ def onnx_predictor(
         raise ModelError(f"There is no file {model}. Check the name, or train the model: fer-nb train --help")
     session = open_session(model, threads)
     predict = lambda faces: session.run(["probabilities"], {"faces": faces})[0]  # noqa: E731
-    return Predictor(predict, session_emotions(session), session_face_size(session))
+    trained_on = json.loads(session.get_modelmeta().custom_metadata_map.get("trained_on", "{}")).get("fingerprint", "")
+    return Predictor(predict, session_emotions(session), session_face_size(session), trained_on)
 
-
+# %% ../../nbs/60_evaluation.ipynb #939ca35c
 def torch_predictor(
     path: Path,  # a best_<model>.pth
 ) -> Predictor:
     "A checkpoint as a function, its calibration applied."
-    clf = load_classifier(path)
-    return Predictor(lambda faces: softmax(clf.logits(faces), axis=1), clf.emotions, clf.preprocess.face_size)
+    clf, trained_on = load_classifier(path), load_checkpoint(path).get("data", {}).get("fingerprint", "")
+    predict = lambda faces: softmax(clf.logits(faces), axis=1)  # noqa: E731
+    return Predictor(predict, clf.emotions, clf.preprocess.face_size, trained_on)
 
 # %% ../../nbs/60_evaluation.ipynb #939ca35b
 def load_predictor(
@@ -206,7 +210,7 @@ def to_dict(self: Evaluation) -> dict:
         model=self.model, split=self.split, n=len(self), accuracy=f["accuracy"],
         accuracy_ci95=list(self.intervals["accuracy"]), macro_f1=f["macro_f1"], weighted_f1=f["weighted_f1"],
         ece=f["ece"], nll=f["nll"], per_class=self.per_class,
-        without_exact_duplicates=dedup and dedup.summary())
+        without_exact_duplicates=dedup and dedup.summary(), notes=list(self.notes))
     return figures if self.vote_shares is None else figures | {"ambiguous": self.people()}
 
 
@@ -258,9 +262,11 @@ def select_split(
 
 def default_split(
     data: FaceDataset,
+    trained_on: str = "",  # fingerprint of the faces that the model was trained on
 ) -> str:  # a name for `select_split`
     "The split to evaluate on where none is named: PublicTest, else PrivateTest, else every image."
-    return next((p for p in SPLITS[1:] if p in data and not (data.validation_split_off and p == "PublicTest")), "all")
+    passed_over = data.validation_split_off and ("PrivateTest" in data or trained_on != data.fingerprint)
+    return next((p for p in SPLITS[1:] if p in data and not (passed_over and p == "PublicTest")), "all")
 
 # %% ../../nbs/60_evaluation.ipynb #a211e83d
 def dataset_notes(
@@ -303,13 +309,15 @@ def evaluate(
     if not isinstance(data, FaceDataset):
         data = load_data(data, size=predict.face_size, emotions=predict.emotions)
     data = with_emotions(data, predict)
-    split = split or default_split(data)
+    split = split or default_split(data, predict.trained_on)
     faces, duplicate = select_split(data, split)
     start = time.perf_counter()
     probs = predict_proba(predict, faces.images, tta)
     took = (time.perf_counter() - start) / len(faces) * 1000
     absent = [e for e, n in faces.counts.items() if not n]
     notes = [f"no image of {', '.join(absent)}: not in any average"] if absent else []
+    if split in ("all", "Training") and predict.trained_on == data.fingerprint:
+        notes.append(f"the model was trained on {len(data['Training']):,} of these images: the figures are too good")
     notes = (*notes, *dataset_notes(data))
     return Evaluation(name, split, faces.labels, probs, duplicate, took, notes, faces.vote_shares, faces.emotions)
 
