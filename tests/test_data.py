@@ -1333,6 +1333,22 @@ def test_fer2013_stays_small(tmp_path):
             load(path, size=size)
 
 
+@pytest.mark.parametrize(("wrong", "says"), [
+    (dict(images=np.zeros((2, 48, 48), np.float32)), "these are float32"),
+    (dict(images=np.zeros((2, 48, 48, 3), np.uint8)), r"these are uint8 \[2, 48, 48, 3\]"),
+    (dict(labels=np.array([0, 7])), "whole numbers from 0 to 6"),
+    (dict(labels=np.array([-1, 0])), "whole numbers from 0 to 6"),
+    (dict(labels=np.array([0.0, 1.0])), "whole numbers from 0 to 6"),
+    (dict(labels=np.array([0])), "have 2, 1, 2 rows"),
+    (dict(vote_shares=np.ones((3, 7), np.float32) / 7), "have 2, 2, 2, 3 rows"),
+])  # fmt: skip
+def test_arrays_that_are_no_split_are_refused(wrong, says):
+    right = dict(images=np.zeros((2, 48, 48), np.uint8), labels=np.array([0, 6]), paths=np.array(["a", "b"]))
+    assert len(Split(**right)) == 2
+    with pytest.raises(DatasetError, match=says):
+        Split(**right | wrong)
+
+
 def test_eight_emotions(tmp_path):
     files = LAYOUTS["FER+"][1]()
     data = load(write(tmp_path / "a.zip", files), emotions=[*EMOTIONS, "contempt"], cache=False)

@@ -20,7 +20,7 @@ from ..core import EMOTIONS, SPLITS, DatasetError
 __all__ = ['SIZE', 'CSV_ORDER', 'FER2013_COUNTS', 'FER2013_TRAIN_COUNTS', 'ALIASES', 'UNSUPPORTED_EMOTIONS', 'SPLIT_WORDS',
            'NO_SPLIT', 'normalize_name', 'parse_emotion', 'check_label_map', 'check_emotions', 'split_word',
            'parse_split', 'check_split_map', 'SourceFile', 'ReadIssue', 'Sample', 'printable_name', 'format_count',
-           'Split', 'FaceDataset', 'hash_splits']
+           'Split', 'check_arrays', 'FaceDataset', 'hash_splits']
 
 # %% ../../nbs/03_dataset.ipynb #70612914
 SIZE = 48  # side of FER2013's images, pixels
@@ -200,8 +200,9 @@ class Split:
     vote_shares: np.ndarray | None = None  # float32 [N, E], fraction of the votes for each emotion, rows sum to 1
     emotions: tuple[str, ...] = EMOTIONS  # the E classes
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    def __post_init__(self) -> None: check_arrays(self)
+
+    def __len__(self) -> int: return len(self.labels)
 
     def __getitem__(self, i) -> Split:
         votes = None if self.vote_shares is None else self.vote_shares[i]
@@ -219,6 +220,23 @@ class Split:
 
     def __repr__(self) -> str:
         return f"Split({len(self):,} faces: " + ", ".join(f"{n:,} {e}" for e, n in self.counts.items()) + ")"
+
+# %% ../../nbs/03_dataset.ipynb #9336cd18
+def check_arrays(
+    split: Split,  # as given
+) -> None:
+    "Arrays of another kind, of different lengths or with labels that are no index are a `DatasetError`."
+    images, labels = split.images, split.labels
+    if images.dtype != np.uint8 or images.ndim != 3:
+        hint = " For numbers from 0 to 1: (255 * images).astype('uint8')" if images.dtype.kind == "f" else ""
+        form = f"{images.dtype} {list(images.shape)}"
+        raise DatasetError(f"Images have to be uint8 [N, S, S], gray; these are {form}.{hint}")
+    lengths = [len(a) for a in (images, labels, split.paths, split.vote_shares) if a is not None]
+    if len(set(lengths)) > 1:
+        raise DatasetError(f"The arrays of a split have {', '.join(map(str, lengths))} rows. Give one for each image.")
+    last = len(split.emotions) - 1
+    if labels.dtype.kind not in "iu" or (labels.size and (labels.min() < 0 or labels.max() > last)):
+        raise DatasetError(f"Labels have to be whole numbers from 0 to {last}, the index into the label set.")
 
 # %% ../../nbs/03_dataset.ipynb #85ef7adf
 @dataclass

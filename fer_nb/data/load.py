@@ -66,7 +66,8 @@ def take_rows(
     images = np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=(max(len(rows), 1), *shape))
     for start in range(0, len(rows), 4096):
         images[start : start + 4096] = split.images[rows[start : start + 4096]]
-    return replace(replace(split, images=split.labels)[mask], images=images[: len(rows)])
+    votes = None if split.vote_shares is None else split.vote_shares[mask]
+    return Split(images[: len(rows)], split.labels[mask], split.paths[mask], votes, split.emotions)
 
 # %% ../../nbs/13_load.ipynb #02b3ce5b
 def split_validation(
@@ -199,7 +200,7 @@ def read_cache(
             emotions = header["emotions"] = tuple(header["emotions"])
             arrays = {p: {k.split(".")[1]: read_array(z, k) for k in z.files if k.startswith(p)} for p in SPLITS}
             return FaceDataset(splits={p: Split(**a, emotions=emotions) for p, a in arrays.items() if a}, **header)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, DatasetError):
         return None
 
 # %% ../../nbs/13_load.ipynb #3427bfad
