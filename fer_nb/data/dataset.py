@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -61,8 +61,8 @@ def parse_emotion(
     emotions: Collection[str] = EMOTIONS,  # the label set
 ) -> str | None:  # one of `emotions`, a known emotion that is none of them, or None where the name says nothing
     "The emotion that a name stands for."
-    if label_map and (mapped := label_map.get(name.lower()) or label_map.get(normalize_name(name))):
-        return mapped
+    if mapped := [label_map[known] for known in (name.lower(), normalize_name(name)) if known in (label_map or {})]:
+        return mapped[0]
     key = ALIASES.get(normalize_name(name), normalize_name(name))
     if key in UNSUPPORTED_EMOTIONS:
         return "contempt"
@@ -70,15 +70,16 @@ def parse_emotion(
 
 # %% ../../nbs/03_dataset.ipynb #ccd15c6d
 def check_label_map(
-    label_map: Mapping[str, str] | None,  # name of a folder, or entry of a table -> any name of one of the emotions
+    label_map: Mapping[Any, str] | None,  # name of a folder, or entry of a table -> any name of one of the emotions
     emotions: Collection[str] = EMOTIONS,  # the label set
 ) -> dict[str, str]:  # the same in lower case -> one of `emotions`
     "A caller's label map, checked; a meaning that is not one of the seven is a `DatasetError`."
-    meanings = {name: parse_emotion(meaning, None, emotions) for name, meaning in (label_map or {}).items()}
+    given = {str(name): str(meaning) for name, meaning in (label_map or {}).items()}
+    meanings = {name: parse_emotion(meaning, None, emotions) for name, meaning in given.items()}
     for name, meaning in meanings.items():
         if not name or meaning not in emotions:
-            given = f"'{name}' cannot mean '{label_map[name]}'"
-            raise DatasetError(f"{given}. A name has to mean one of {', '.join(emotions)}.")
+            wrong = f"'{name}' cannot mean '{given[name]}'"
+            raise DatasetError(f"{wrong}. A name has to mean one of {', '.join(emotions)}.")
     return {name.lower(): meaning for name, meaning in meanings.items()}
 
 
@@ -129,10 +130,10 @@ def parse_split(
 
 
 def check_split_map(
-    split_map: Mapping[str, str] | None,  # name of a folder, table or entry -> a split by any of its names, or "none"
+    split_map: Mapping[Any, str] | None,  # name of a folder, table or entry -> a split by any of its names, or "none"
 ) -> dict[str, str]:  # the same in lower case -> one of `SPLITS` or `NO_SPLIT`
     "A caller's split map, checked; a meaning that is no split is a `DatasetError`."
-    given = {name.lower(): split for name, split in (split_map or {}).items()}
+    given = {str(name).lower(): str(split) for name, split in (split_map or {}).items()}
     meanings = {name: NO_SPLIT if split.lower() == NO_SPLIT else parse_split(split) for name, split in given.items()}
     for name, meaning in meanings.items():
         if not name or meaning is None:

@@ -20,8 +20,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
+from numbers import Integral
 from operator import attrgetter
 from pathlib import Path
+from posixpath import normpath
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -41,7 +44,7 @@ from .dataset import check_label_map, check_split_map
 from .decode import collect_samples, is_unresized
 from .formats import iter_path_rows, read_samples
 from .parquet import PARQUET_PATTERN
-from .source import Source, SplitMap, is_image_path, is_table_path, record_unused
+from .source import NameMap, Source, is_image_path, is_table_path, record_unused
 from .synthetic import synthetic_dataset
 from .tables import pixel_tables, read_ferplus_votes
 
@@ -259,7 +262,7 @@ def open_samples(
     data.notes += [f"'{name}' counts as {meaning}" for name, meaning in maps.items()]
     try:
         with open_source(path) as files:
-            source = Source(path.name, files, options.label_map, SplitMap(options.split_map), issues=data.issues,
+            source = Source(path.name, files, *map(NameMap, (options.label_map, options.split_map)), issues=data.issues,
                             notes=data.notes, skipped=data.skipped, emotions=options.emotions)  # fmt: skip
             if options.votes and not pixel_tables(source):
                 raise DatasetError(f"FER+ votes belong to the rows of fer2013.csv. {path.name} has none: give the CSV.")
@@ -360,9 +363,9 @@ def check_size(
     size: int,  # largest side to keep, pixels
 ) -> int:
     "A side that is not between 48 and 256 pixels is a `DatasetError`."
-    if not (isinstance(size, int) and SIZE <= size <= MAX_SIZE):
+    if not (isinstance(size, Integral) and SIZE <= size <= MAX_SIZE):
         raise DatasetError(f"The images cannot be {size} pixels large. Give a size between {SIZE} and {MAX_SIZE}.")
-    return size
+    return int(size)
 
 
 def useful_size(
@@ -416,10 +419,10 @@ def select_emotions(
 def load_data(
     path: str | Path | None = None,  # archive, CSV or folder; None: `FER2013` in the environment, else synthetic faces
     votes: str | Path | None = None,  # FER+'s fer2013new.csv, where `path` is FER2013's CSV
-    label_map: dict[str, str] | None = None,  # what else folders or entries mean, as {"contempt": "disgust"}
+    label_map: dict[Any, str] | None = None,  # what else folders or entries mean, as {"contempt": "disgust"}
     cache: bool = True,  # keep the arrays in a file, and use it the next time
     progress: bool = True,  # show a bar while reading
-    split_map: dict[str, str] | None = None,  # split of folders, tables or entries, as {"holdout": "PrivateTest"}
+    split_map: dict[Any, str] | None = None,  # split of folders, tables or entries, as {"holdout": "PrivateTest"}
     size: int = SIZE,  # largest side of the images, 48 to 256 pixels; FER2013's stay 48
     emotions: Sequence[str] | None = None,  # the label set, as a subset, or eight with "contempt"; None: the seven
 ) -> FaceDataset:

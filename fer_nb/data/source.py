@@ -19,7 +19,7 @@ from .dataset import parse_split, printable_name, split_word
 from ..images import IMAGE_SUFFIXES
 
 # %% auto #0
-__all__ = ['TABLE_PATTERN', 'KNOWN_EMOTIONS', 'is_hidden', 'is_table_path', 'is_image_path', 'parse_path', 'FileList', 'SplitMap',
+__all__ = ['TABLE_PATTERN', 'KNOWN_EMOTIONS', 'is_hidden', 'is_table_path', 'is_image_path', 'parse_path', 'FileList', 'NameMap',
            'Source', 'parse_prefix', 'skip_file', 'label_emotion', 'parent_folder', 'find_image', 'number_word',
            'record_unused', 'first_differing_folder', 'note_possible_splits', 'check_splits', 'check_ambiguous_splits']
 
@@ -100,8 +100,8 @@ class FileList:
         return [f for f in self.others if re.search(pattern, f.name, re.IGNORECASE)]
 
 # %% ../../nbs/04_source.ipynb #b3e5ac41
-class SplitMap(dict):
-    "A split map that remembers which of its names were met."
+class NameMap(dict):
+    "A label map or a split map that remembers which of its names were met."
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -115,8 +115,8 @@ class SplitMap(dict):
 @dataclass
 class Source(FileList):
     "The files of a data set, and what was noticed while reading them."
-    label_map: dict[str, str] = field(default_factory=dict)  # of `check_label_map`
-    split_map: SplitMap = field(default_factory=SplitMap)  # of `check_split_map`
+    label_map: NameMap = field(default_factory=NameMap)  # of `check_label_map`
+    split_map: NameMap = field(default_factory=NameMap)  # of `check_split_map`
     votes: list | None = None  # of `read_ferplus_votes`, one for each row of FER2013's CSV
     issues: list[ReadIssue] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -221,9 +221,10 @@ def number_word(
 def record_unused(
     source: Source,  # the files; gets what is noticed
 ) -> None:
-    "Count labels that are none of the seven, and unused files; an unused name of the split map is a `DatasetError`."
-    if missed := sorted(set(source.split_map) - source.split_map.met):
-        raise DatasetError(f"Nothing in {source.name} is called '{missed[0]}'. Correct --split-map {missed[0]}=….")
+    "Count labels that are none of the seven, and unused files; an unused name of a map is a `DatasetError`."
+    for option, names in (("--label-map", source.label_map), ("--split-map", source.split_map)):
+        if missed := sorted(set(names) - names.met):
+            raise DatasetError(f"Nothing in {source.name} is called '{missed[0]}'. Correct {option} {missed[0]}=….")
     for label, n in source.unknown_labels.items():
         images, none = format_count(n), f"is none of the {number_word(len(source.emotions))} emotions"
         if label in KNOWN_EMOTIONS:
