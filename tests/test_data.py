@@ -896,6 +896,23 @@ def test_a_table_that_is_given_alone(tmp_path):
     assert data.skipped == {} and load(tmp_path / "mine").skipped == {"image that nothing labels": ["faces/3.jpg"]}
 
 
+def test_a_table_that_is_given_alone_names_images_elsewhere(tmp_path):
+    write(tmp_path, images("photos/1.png", ".data/2.png", "photos/._3.png"))
+    rows = "../photos/1.png,happy,test", f"{tmp_path}/.data/2.png,sad,test", "../photos/._3.png,angry,test"
+    for head in ("path,label,split\n", ""):
+        write(tmp_path, {"tables/l.csv": (head + "\n".join(rows)).encode()})
+        data = load(tmp_path / "tables/l.csv")
+        assert counts(data) == {"PrivateTest": {"happy": 1, "sad": 1}} and "1 image not found" in data.issues[0].problem
+
+
+@pytest.mark.parametrize("container", ["a.zip", "a_folder"])
+def test_a_table_in_a_folder_beside_that_of_its_images(tmp_path, container):
+    table = {"tables/l.csv": b"path,label\n../photos/1.png,happy\n../other/1.png,sad\n../../photos/2.png,sad\n"}
+    data = read(tmp_path, images("photos/1.png", "more/1.png", ".data/2.png") | table, container)
+    assert counts(data) == {"Training": {"happy": 1}} and list(data["Training"].paths) == ["photos/1.png"]
+    assert "2 images not found" in data.issues[0].problem
+
+
 def test_tables_that_contradict(tmp_path):
     pictures = images("test/1.jpg", "train/1.jpg")
     with pytest.raises(DatasetError, match=r"train.csv has test/1.jpg in Training, but its path says PrivateTest"):

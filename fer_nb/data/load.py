@@ -224,7 +224,7 @@ def table_with_images(
     stat = path.stat()
     table = SourceFile(name, stat.st_size, partial(path.open, "rb"), stat.st_mtime_ns)
     rows = [] if parquet else iter_path_rows(table)
-    paths = {re.sub(r"^(\./)+", "", row.path.replace("\\", "/")) for row in rows}
+    paths = {normpath(row.path.replace("\\", "/")) for row in rows}
     images = ((p, path.parent / p) for p in sorted(paths) if is_image_path(p) and (path.parent / p).is_file())
     return [table, *(SourceFile(p, f.stat().st_size, partial(f.open, "rb"), f.stat().st_mtime_ns) for p, f in images)]
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
-from posixpath import splitext
+from posixpath import join, normpath, splitext
 
 from ..core import EMOTIONS, SPLITS, DatasetError
 from .dataset import NO_SPLIT, SPLIT_WORDS, ReadIssue, Sample, SourceFile, format_count, parse_emotion
@@ -31,8 +31,9 @@ TABLE_PATTERN = r"\.(csv|tsv|jsonl|ndjson)(\.(gz|bz2|xz))?$"
 def is_hidden(
     name: str,  # path inside a source
 ) -> bool:
-    "Whether a path is that of a file which a file manager does not show."
-    return "/." in (path := f"/{name}") or "/__MACOSX/" in path
+    "Whether a path is that of a file which a file manager does not show; of one outside the source its name counts."
+    path = "/" + re.sub(r"^(/|\.\./|[A-Za-z]:/)(.*/)?", "", name)
+    return "/." in path or "/__MACOSX/" in path
 
 
 def is_table_path(
@@ -196,13 +197,14 @@ def find_image(
     split: str | None = None,  # of the table's row: decides among images of one name
 ) -> SourceFile | None:  # None where there is none, or several
     "The image that is meant."
-    path = re.sub(r"^(\./)+", "", path.strip().replace("\\", "/"))
+    path = normpath(path.strip().replace("\\", "/"))
     found = source.by_stem.get(PurePosixPath(path).stem.lower(), [])
-    if is_image_path(path):
-        found = [f for f in found if ("/" + f.name).endswith("/" + path)]
-    for name in (folder + path, path):
+    for name in (normpath(join(folder, path)), path):
         if exact := [f for f in found if f.name in (name, name + PurePosixPath(f.name).suffix)]:
             return exact[0]
+    if is_image_path(path):
+        end = "/" + re.sub(r"^(\.\./)+", "", path)
+        found = [f for f in found if f"/{f.name}".endswith(end)]
     if len(found) > 1:
         found = [f for f in found if source.parse_path(f.name)[0] == split]
     return found[0] if len(found) == 1 else None
