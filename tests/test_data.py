@@ -448,6 +448,14 @@ def test_shrinking_is_antialiased():
     assert np.abs(decode_face(encode(stripes))[0].astype(int) - 127).max() <= 8
 
 
+def test_a_box_counts_in_the_upright_photo():
+    photo = Image.fromarray(np.pad(RAMP, ((0, 96), (0, 0)), constant_values=255))  # the face is above
+    stored, exif = photo.rotate(90, expand=True), photo.getexif()
+    exif[0x112] = 6  # to be turned back by 90°
+    pixels, done = decode_face(encode(stored, exif=exif), (0, 0, 48, 48))
+    assert np.array_equal(pixels, RAMP) and done == ["cropped by its box"]
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_turned_by_exif(mode):
     photo = Image.fromarray(COLOR).convert(mode)
@@ -1352,6 +1360,22 @@ def test_larger_faces_are_kept_larger_if_asked(tmp_path, size, side):
     assert load(path, size=size).fingerprint == data.fingerprint  # from the cache
     assert load(path)["Training"].images.shape[1:] == (48, 48)  # which is another one
     assert dataset_report(data).counts == dataset_report(load(path)).counts
+
+
+@pytest.mark.parametrize("suffix", ["zip", "parquet"])
+def test_mixed_sizes_do_not_depend_on_the_size_that_was_asked_for(tmp_path, suffix):
+    large = np.random.default_rng(0).integers(0, 256, (130, 140), np.uint8)
+    shapes = [(60, 60), (130, 140), (84, 90), (70, 70), (100, 100), (90, 90)]
+    blobs = [encode(np.ascontiguousarray(large[:h, :w])) for h, w in shapes]
+    files = {f"test/{e}/{i}.png": b for e in EMOTIONS[:2] for i, b in enumerate(blobs)}
+    path = write(tmp_path / "a.zip", files)
+    if suffix == "parquet":
+        pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        table = pa.table({"image": [*files.values()], "label": [name.split("/")[1] for name in files]})
+        parquet.write_table(table, path := tmp_path / "test.parquet")
+    found = [load(path, size=size, cache=False) for size in (256, 96, 90)]
+    assert [data["PrivateTest"].face_size for data in found] == [90] * 3
+    assert len({data.fingerprint for data in found}) == 1 and found[0].conversions == found[2].conversions
 
 
 def test_fer2013_stays_small(tmp_path):

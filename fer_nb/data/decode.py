@@ -38,7 +38,7 @@ def crop_box(
 # %% ../../nbs/07_decode.ipynb #595eeda8
 def decode_face(
     blob: bytes,  # content of an image file
-    box: tuple[int, int, int, int] | None = None,  # left, top, right, bottom of the face, pixels; None: all of it
+    box: tuple[int, int, int, int] | None = None,  # left, top, right, bottom in the upright image; None: all of it
     size: int = SIZE,  # largest side to keep, 48 to 256; smaller images become 48×48
 ) -> tuple[np.ndarray, list[str]]:  # uint8 [S, S], 48 <= S <= size, and what had to be done
     "The pixels of one face; an unusable image raises what Pillow raises, or a `ValueError`."
@@ -50,11 +50,10 @@ def decode_face(
         raise ValueError("too many pixels") from None
     if math.prod(image.size) > MAX_PIXELS:
         raise ValueError(f"{image.width}×{image.height} are too many pixels")
-    done = ["made 8-bit gray"] * (image.mode != "L")
+    done, image = ["made 8-bit gray"] * (image.mode != "L"), canonical_image(image)
     if box and box != (0, 0, *image.size):
         image = crop_box(image, box)
         done.append("cropped by its box")
-    image = canonical_image(image)
     image = image if image.mode == "L" else image.convert("L")
     side = min(max(SIZE, min(image.size)), size)
     if image.size != (side, side):
@@ -225,7 +224,7 @@ def collect_samples(
     "Fill the splits of a data set with the pixels of its faces."
     rows, subjects = collect_rows(faces, data, size), {}
     sides = np.array([side for found in rows.values() for side in found.spool.sides])
-    side = int(np.median(sides)) if len(sides) else SIZE
+    side = int(np.sort(sides)[len(sides) // 2]) if len(sides) else SIZE  # one that occurs: at another size, too
     for split, found in rows.items():
         data.splits[split], subjects[split] = make_split(found, side, data.emotions)
     if resized := int((sides != side).sum()):

@@ -105,7 +105,7 @@ class ReadOptions:
     emotions: tuple[str, ...] = EMOTIONS  # the label set, of `check_emotions`
 
 # %% ../../nbs/13_load.ipynb #a7d8631d
-CACHE_VERSION = 5  # raise when what is in the cache changes
+CACHE_VERSION = 6  # raise when what is in the cache changes
 
 
 def source_hash(
@@ -286,6 +286,9 @@ def read_source(
         record_unused(source)
     if not data.splits:
         raise DatasetError(empty_dataset_message(data, source.files))
+    side = max(split.face_size for split in data.splits.values())
+    if side < options.size and any(step.startswith("resized") for step in data.conversions):
+        return read_source(path, replace(options, size=side), progress)
     return finalize(data, subjects)
 
 # %% ../../nbs/13_load.ipynb #64dd52a2
