@@ -425,9 +425,7 @@ def print_evaluations(
     if as_json:
         found = [one.to_dict() for one in done]
         return typer.echo(json.dumps(found if len(found) > 1 else found[0], indent=2))
-    typer.echo("\n\n".join(map(str, done)))
-    if len(done) > 1:
-        typer.echo("\n" + compare(done))
+    typer.echo("\n\n".join([*map(str, done), *([compare(done)] if len(done) > 1 else [])]))
 
 # %% ../../nbs/93_commands_training.ipynb #88f1477d
 THRESHOLD_DATA_HELP = "FER2013: its PublicTest then decides below which confidence the file answers 'not sure'."
