@@ -449,10 +449,10 @@ def test_shrinking_is_antialiased():
 
 
 def test_a_box_counts_in_the_upright_photo():
-    photo = Image.fromarray(np.pad(RAMP, ((0, 96), (0, 0)), constant_values=255))  # the face is above
+    photo = Image.fromarray(np.pad(RAMP, ((90, 6), (0, 60)), constant_values=255))  # the face is below, on the left
     stored, exif = photo.rotate(90, expand=True), photo.getexif()
     exif[0x112] = 6  # to be turned back by 90°
-    pixels, done = decode_face(encode(stored, exif=exif), (0, 0, 48, 48))
+    pixels, done = decode_face(encode(stored, exif=exif), (0, 90, 48, 138))
     assert np.array_equal(pixels, RAMP) and done == ["cropped by its box"]
 
 
