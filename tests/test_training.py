@@ -324,7 +324,7 @@ def test_minutes_or_epochs(tmp_path, monkeypatch):
         train("custom_cnn", faces, out=tmp_path, minutes=1, **SETTINGS)
     assert not os.listdir(tmp_path)
     given = []
-    monkeypatch.setattr("fer_nb.training.reproduce.train", lambda *args, **how: given.append(how))
+    monkeypatch.setitem(reproduce.__globals__, "train", lambda *args, **how: given.append(how))
     (tmp_path / "plan.ini").write_text(TEACHER + "epochs = 3\nshare = 0.5\n[a]\nmodel = custom_cnn\nepochs = 4")
     for minutes in (0, 2):
         reproduce(faces, tmp_path, minutes=minutes, plan=tmp_path / "plan.ini")
