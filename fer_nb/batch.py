@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -19,7 +18,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .core import FerError, atomic_write, brief
+from .core import FerError, atomic_write, brief, file_hash
 
 # %% auto #0
 __all__ = ['FILENAME_ERRORS', 'Rows', 'AddRows', 'TEXT_COLUMNS', 'INT_COLUMNS', 'TABLE_WRITERS', 'SETTINGS_FILE', 'Work',
@@ -255,7 +254,7 @@ def name_by_content(
     files: Iterable[Path],
 ) -> str:  # "a.onnx 1a2b3c4d+b.onnx 5e6f7a8b"
     "Files by their names and the beginnings of their contents' hashes."
-    return "+".join(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()[:8]}" for file in files)
+    return "+".join(f"{file.name} {file_hash(file)[:8]}" for file in files)
 
 
 def keep_settings(

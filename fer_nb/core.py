@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import difflib
+import hashlib
 import json
 import os
 import re
@@ -21,7 +22,8 @@ from typing import Any
 __all__ = ['EMOTIONS', 'SPLITS', 'COLORS', 'MODELS', 'MEASURE_HINT', 'DEFAULT_MODEL', 'SYSTEM_PACKAGES', 'emotion_color', 'brief',
            'FerError', 'DatasetError', 'ImageError', 'ModelError', 'RecipeError', 'TrainingError', 'ModelInfo',
            'model_info', 'shipped_dir', 'models_dir', 'available_models', 'default_model', 'load_results', 'load_peers',
-           'load_flicker', 'refuse_address', 'system_libraries', 'after_fork', 'atomic_write', 'markdown_table']
+           'load_flicker', 'refuse_address', 'system_libraries', 'after_fork', 'atomic_write', 'file_hash',
+           'markdown_table']
 
 # %% ../nbs/00_core.ipynb #52fc2f57
 #: The seven classes, in the order of every label, probability vector and table in this library.
@@ -247,6 +249,13 @@ def atomic_write(
             shutil.rmtree(part)
         else:
             part.unlink(missing_ok=True)
+
+
+def file_hash(
+    path: str | Path,  # a file
+) -> str:  # SHA-256 of the content, hexadecimal
+    "What identifies a file by its content."
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 # %% ../nbs/00_core.ipynb #77c56a5c
 def markdown_table(

@@ -31,7 +31,7 @@ from .core import DatasetError, ModelError, atomic_write, models_dir
 from .data.dataset import SIZE, FaceDataset, Split
 from .evaluation.evaluate import Evaluation, evaluate, onnx_predictor, predict_proba
 from .metrics import METRICS, compute_metrics, fraction, log_probs
-from .model_api import FaceClassifier, checkpoint_emotions, load_checkpoint, load_classifier
+from .model_api import FaceClassifier, checkpoint_emotions, load_checkpoint, load_trained, make_classifier
 from .runtime import open_session, own_threshold
 from .training.checkpoints import save_checkpoint
 
@@ -132,7 +132,8 @@ def export(
     'custom_cnn.onnx'
     """
     checkpoint = Path(checkpoint)
-    clf, saved = load_classifier(checkpoint), load_checkpoint(checkpoint)
+    saved = load_trained(checkpoint)
+    clf = make_classifier(saved, checkpoint)
     metadata = onnx_metadata(checkpoint, saved)
     content = to_onnx(clf, metadata)
     if public is not None:
@@ -391,7 +392,8 @@ SWEEP_SIZES = (48, 64, 96, 128, 160, 192, 240)  # sides of the input to try, pix
 
 def _variants_of(checkpoint: Path, faces: np.ndarray, sizes: Sequence[int]) -> dict[tuple[str, int], bytes]:
     "(bits or size, its value) → an exported model."
-    clf, saved = load_classifier(checkpoint), load_checkpoint(checkpoint)
+    saved = load_trained(checkpoint)
+    clf = make_classifier(saved, checkpoint)
     models = {("bits", 32): to_onnx(clf, {})}
     some = faces[np.random.default_rng(0).permutation(len(faces))[:128]]
     models["bits", 8] = quantize_int8(models["bits", 32], some)

@@ -30,7 +30,7 @@ from .recipe import Recipe, override, parse_setting
 __all__ = ['SAFE_GLOBALS', 'STATE_DICT_KEYS', 'FaceClassifier', 'model_module', 'build_model', 'model_recipe', 'param_groups',
            'load_checkpoint', 'extract_state_dict', 'checkpoint_emotions', 'adapt_input_conv', 'adapt_stem',
            'load_partial_state', 'load_init_weights', 'init_model', 'imagenet_state_dict', 'check_model',
-           'load_trained', 'load_classifier']
+           'load_trained', 'make_classifier', 'load_classifier']
 
 # %% ../nbs/40_model_api.ipynb #96ea745d
 class FaceClassifier(nn.Module):
@@ -309,7 +309,7 @@ def check_model(
     recipe = model_recipe(name)
     assert override(recipe, **asdict(recipe)) == recipe, f"{name}: its recipe is not within the bounds"
 
-# %% ../nbs/40_model_api.ipynb #8d1d754e
+# %% ../nbs/40_model_api.ipynb #8d1d754d
 def load_trained(
     path: str | Path,  # a best_<model>.pth
 ) -> dict[str, Any]:  # what it holds
@@ -323,12 +323,12 @@ def load_trained(
         raise ModelError(f"{path} is not a checkpoint of this library: it has no {lacks}.")
     return saved
 
-
-def load_classifier(
-    path: str | Path,  # a best_<model>.pth
+# %% ../nbs/40_model_api.ipynb #8d1d754e
+def make_classifier(
+    saved: dict[str, Any],  # of `load_trained`
+    path: str | Path,  # where it was read, for the error
 ) -> FaceClassifier:  # in evaluation mode, with its calibration
-    "The classifier of a checkpoint written by `train`; any other file is a `ModelError`."
-    saved = load_trained(path)
+    "The classifier that a checkpoint holds; a damaged one is a `ModelError`."
     emotions = checkpoint_emotions(saved)
     try:
         net = build_model(saved["model"], len(emotions), saved["channels"])
@@ -338,3 +338,10 @@ def load_classifier(
         return FaceClassifier(net, preprocess, saved["calibration"].reshape(2, len(emotions)), emotions).eval()
     except Exception as e:  # whatever stands in its place may raise anything
         raise ModelError(f"{path} is damaged: its weights and settings do not fit together. Copy it again.") from e
+
+
+def load_classifier(
+    path: str | Path,  # a best_<model>.pth
+) -> FaceClassifier:  # in evaluation mode, with its calibration
+    "The classifier of a checkpoint written by `train`; any other file is a `ModelError`."
+    return make_classifier(load_trained(path), path)

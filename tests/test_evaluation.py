@@ -27,7 +27,17 @@ from fer_nb.calibration import (
     stratified_folds,
 )
 from fer_nb.commands.training import print_evaluations
-from fer_nb.core import EMOTIONS, MODELS, DatasetError, ModelError, available_models, load_peers, model_info, models_dir
+from fer_nb.core import (
+    EMOTIONS,
+    MODELS,
+    DatasetError,
+    ModelError,
+    available_models,
+    file_hash,
+    load_peers,
+    model_info,
+    models_dir,
+)
 from fer_nb.data.dataset import FaceDataset, ReadIssue, Split
 from fer_nb.data.synthetic import draw_face, synthetic_dataset, synthetic_faces
 from fer_nb.evaluation import results
@@ -97,7 +107,6 @@ from fer_nb.plots import plot_robustness, plot_roc_pr
 from fer_nb.prior import adapt_prior, estimate_prior, reference_prior
 from fer_nb.recipe import override
 from fer_nb.runtime import apply_temperature, tta_views
-from fer_nb.training.checkpoints import file_hash
 
 QUICK = min(available_models(), key=lambda m: model_info(m).default_size)
 TWO = [QUICK, next(m for m in MODELS if m != QUICK)]

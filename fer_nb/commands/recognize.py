@@ -325,12 +325,13 @@ def cmd_video(
     with require_extra("video"):
         from fer_nb.video.batch import find_videos
     settings = dict(model=model or None, tta=tta, threshold=threshold, min_face=min_face)
-    if len(sources) == 1 and find_videos(sources) == sources and not (annotate or resume or workers > 1):
-        return track_one_video(sources[0], settings, stride, smooth, seconds, table, video_out, timeline, as_json)
+    videos = find_videos(sources)
+    if len(videos) == 1 and videos == sources and not (annotate or resume or workers > 1):
+        return track_one_video(videos[0], settings, stride, smooth, seconds, table, video_out, timeline, as_json)
     if not table or video_out or timeline:
         raise FerError("Many videos leave one table: --out FILE. --video-out and --timeline are for one video.")
     settings |= dict(stride=stride, smooth=smooth, seconds=seconds)
-    failed = track_videos(sources, table, settings, workers, resume, annotate, as_json)
+    failed = track_videos(videos, table, settings, workers, resume, annotate, as_json)
     raise typer.Exit(int(failed > 0))
 
 # %% ../../nbs/94_commands_recognize.ipynb #86efe904
@@ -347,7 +348,6 @@ def track_one_video(
 ) -> None:
     "Track one video or webcam, and write its table, timeline and annotated video."
     from fer_nb.inference import EmotionRecognizer
-
     from fer_nb.video.batch import source_label
     from fer_nb.video.output import Timeline, check_outputs
     from fer_nb.video.reader import VideoReader

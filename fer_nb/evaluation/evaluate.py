@@ -22,7 +22,7 @@ from ..data.dataset import SIZE, FaceDataset, Split, format_count
 from ..data.load import load_data, select_emotions
 from ..data.quality import exact_duplicates_in
 from ..metrics import METRICS, bootstrap_ci, compute_metrics, confusion_counts, fraction, mcnemar, per_class_report
-from ..model_api import load_checkpoint, load_classifier
+from ..model_api import load_trained, make_classifier
 
 # %% auto #0
 __all__ = ['BATCH', 'Predictor', 'onnx_predictor', 'torch_predictor', 'load_predictor', 'predict_proba', 'Evaluation',
@@ -60,7 +60,8 @@ def torch_predictor(
     path: Path,  # a best_<model>.pth
 ) -> Predictor:
     "A checkpoint as a function, its calibration applied."
-    clf, trained_on = load_classifier(path), load_checkpoint(path).get("data", {}).get("fingerprint", "")
+    saved = load_trained(path)
+    clf, trained_on = make_classifier(saved, path), saved.get("data", {}).get("fingerprint", "")
     predict = lambda faces: softmax(clf.logits(faces), axis=1)  # noqa: E731
     return Predictor(predict, clf.emotions, clf.preprocess.face_size, trained_on)
 

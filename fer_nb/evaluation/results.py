@@ -21,8 +21,8 @@ import torch
 from .. import __version__
 from ..calibration import abstention_threshold, cross_fit_abstention, cross_fit_calibration, ece_null
 from fer_nb.core import (
-    MEASURE_HINT, SPLITS, DatasetError, ModelError, atomic_write, available_models, default_model, load_peers,
-    load_results, markdown_table, model_info, models_dir
+    MEASURE_HINT, SPLITS, DatasetError, ModelError, atomic_write, available_models, default_model, file_hash,
+    load_peers, load_results, markdown_table, model_info, models_dir
 )  # fmt: skip
 from ..runtime import open_session, tta_views
 from ..data.dataset import SIZE, FaceDataset, Split
@@ -35,7 +35,7 @@ from .robustness import accuracy_curves, corruption_metrics, stability, stratifi
 from ..metrics import fraction, one_vs_rest_auc, reliability_bins
 from ..metrics import ece as expected_calibration_error
 from ..model_api import build_model
-from ..training.checkpoints import file_hash, provenance
+from ..training.checkpoints import provenance
 
 # %% auto #0
 __all__ = ['PUBLISHED_RESULTS', 'cpu_name', 'model_stats', 'metrics_row', 'evaluate_all', 'write_results', 'percent',

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import platform
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,19 +23,20 @@ from .. import __version__
 from ..augmentation import Preprocess
 from ..calibration import fit_vector_scaling
 from ..class_weights import class_weights
-from ..core import ModelError, TrainingError, atomic_write, model_info, models_dir
+from ..core import ModelError, TrainingError, atomic_write, file_hash, model_info, models_dir
 from ..data.dataset import FaceDataset
 from ..metrics import classification_metrics
-from ..model_api import FaceClassifier, build_model, load_checkpoint, load_classifier, model_recipe
+from fer_nb.model_api import (
+    FaceClassifier, build_model, load_checkpoint, load_trained, make_classifier, model_recipe,
+)  # fmt: skip
 from ..plots import plot_confusion_matrix, plot_training_curves
 from ..recipe import Recipe, diff_settings, format_settings, read_settings
 
 # %% auto #0
 __all__ = ['HISTORY_FIELDS', 'checkpoint_writer', 'save_checkpoint', 'artifact_paths', 'write_history', 'full_history',
            'earlier_history', 'provenance', 'recompute_bn_stats', 'finish_classifier', 'write_artifacts',
-           'TrainingResult', 'load_result', 'file_hash', 'run_metadata', 'settings_by_content', 'diff_runs',
-           'load_resume_state', 'recorded_epochs', 'check_same_training', 'average_checkpoints', 'recipe_diff',
-           'summarize_checkpoint']
+           'TrainingResult', 'load_result', 'run_metadata', 'settings_by_content', 'diff_runs', 'load_resume_state',
+           'recorded_epochs', 'check_same_training', 'average_checkpoints', 'recipe_diff', 'summarize_checkpoint']
 
 # %% ../../nbs/41_checkpoints.ipynb #ac27aee0
 @contextmanager
@@ -224,13 +224,6 @@ def load_result(
     return TrainingResult(model, best["best_epoch"], *figures, sum(r["seconds"] for r in metrics["history"]), files)
 
 # %% ../../nbs/41_checkpoints.ipynb #06bd1ee9
-def file_hash(
-    path: str | Path,  # a file
-) -> str:  # SHA-256 of the content, hexadecimal
-    "What identifies a file by its content."
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
 def run_metadata(
     model: str,  # a key of `MODELS`
     recipe: Recipe,  # of the training
@@ -301,12 +294,13 @@ def recorded_epochs(
 # %% ../../nbs/41_checkpoints.ipynb #913f33d5
 def check_same_training(
     files: Sequence[Path],  # checkpoints
+    held: Sequence[dict],  # what they hold
     data: FaceDataset,  # to take their mean with
     out: Path,  # folder for the mean
 ) -> None:
     "Checkpoints that were trained on other faces, or that lie in the folder to write, are a `ModelError`."
-    for file in files:
-        trained = load_checkpoint(file).get("data", {})
+    for file, saved in zip(files, held, strict=True):
+        trained = saved.get("data", {})
         if trained.get("fingerprint") != data.fingerprint:
             source = trained.get("source", "--data PATH")
             raise ModelError(f"{file} was trained on other faces than {data.source}, as it is read here. "
@@ -322,7 +316,8 @@ def average_checkpoints(
 ) -> TrainingResult:
     "The mean of the weights of checkpoints, as artifacts; those of another network are a `ModelError`."
     files = [Path(file) for file in files]
-    clfs, saved = [load_classifier(file) for file in files], load_checkpoint(files[0])
+    held = [load_trained(file) for file in files]
+    clfs, saved = [*map(make_classifier, held, files)], held[0]
     kinds = {(type(c.net), c.preprocess.size, c.preprocess.channels, c.preprocess.face_size, c.emotions) for c in clfs}
     states = [c.net.state_dict() for c in clfs]
     if clfs[0].emotions != data["Training"].emotions:
@@ -333,7 +328,7 @@ def average_checkpoints(
     own = clfs[0].preprocess
     if own.face_size != Preprocess(own.size, own.channels, data["Training"].face_size).face_size:
         raise ModelError(f"{files[0]} was trained on faces of {own.face_size} px. Read the data at this size.")
-    check_same_training(files, data, Path(out))
+    check_same_training(files, held, data, Path(out))
     mean = {k: torch.stack([s[k] for s in states]).float().mean(0) for k in states[0]}
     metadata = dict(model=saved["model"], recipe=read_settings(saved["recipe"]), data=saved["data"],
                     files={str(file): file_hash(file) for file in files}, note="the mean of several")

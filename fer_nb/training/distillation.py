@@ -15,11 +15,10 @@ from fastai.torch_core import default_device
 from torch import Tensor
 
 from ..augmentation import DRAW, Augment, view_draws
-from ..core import RecipeError
+from ..core import RecipeError, file_hash
 from ..data.dataset import FaceDataset
 from ..model_api import FaceClassifier, load_classifier
 from ..recipe import Recipe, override
-from .checkpoints import file_hash
 from .cpu import autocast_bf16, optimize_depthwise
 from ..view_bank import VIEW_SETTINGS, ViewBank, quantize
 

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core import MODELS, RecipeError, TrainingError, model_info, models_dir
+from ..core import MODELS, RecipeError, TrainingError, file_hash, model_info, models_dir
 from ..data.dataset import FaceDataset
 from ..data.load import load_data
 from ..evaluation.evaluate import evaluate
 from ..evaluation.ensemble import fit_ensemble_weights
 from ..model_api import model_module, model_recipe
 from ..recipe import Recipe, diff_settings, override, rename_settings
-from .checkpoints import artifact_paths, checkpoint_writer, file_hash
+from .checkpoints import artifact_paths, checkpoint_writer
 from .distillation import make_bank
 from .learner import explain_device_errors, train
 from ..view_bank import VIEW_SETTINGS, ViewBank, load_bank

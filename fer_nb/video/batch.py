@@ -26,8 +26,9 @@ from .tracking import SMOOTH, track_video, video_columns
 
 # %% auto #0
 __all__ = ['VIDEO_SUFFIXES', 'Job', 'find_videos', 'source_label', 'batch_columns', 'VideoSettings', 'VideoSummary',
-           'process_video', 'part_path', 'part_header', 'write_part', 'load_finished', 'part_rows', 'other_parts',
-           'process_job', 'run_workers', 'annotated_paths', 'without_copies', 'prepare_parts', 'process_videos']
+           'process_video', 'part_path', 'part_header', 'write_part', 'read_header', 'load_finished', 'part_rows',
+           'other_parts', 'process_job', 'run_workers', 'annotated_paths', 'without_copies', 'prepare_parts',
+           'process_videos']
 
 # %% ../../nbs/79_video_batch.ipynb #b1e0000b
 VIDEO_SUFFIXES = (
@@ -167,19 +168,27 @@ def write_part(
     return summary
 
 # %% ../../nbs/79_video_batch.ipynb #df54a509
+def read_header(
+    part: Path,
+) -> dict:  # of `part_header`, and the summary; empty where there is none, or one of an older version
+    "From what a part was made."
+    try:
+        with open(part, encoding="ascii") as file:
+            header = json.loads(file.readline())
+        return header | {"summary": VideoSummary(**header["summary"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
 def load_finished(
     parts: Path,
     source: str,
     settings: VideoSettings,
 ) -> VideoSummary | None:  # None: it is still to be done, or has changed since, or could not be read then
     "The summary of a video that an earlier run has finished, if it is still valid."
-    try:
-        with open(part_path(parts, source), encoding="ascii") as file:
-            header = json.loads(file.readline())
-        summary = VideoSummary(**header.pop("summary"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return summary if header == part_header(source, settings) and not summary.error else None
+    header = read_header(part_path(parts, source))
+    summary = header.pop("summary", None)
+    return summary if summary and header == part_header(source, settings) and not summary.error else None
 
 # %% ../../nbs/79_video_batch.ipynb #b1e00014
 def part_rows(
@@ -200,10 +209,8 @@ def other_parts(
 ) -> list[Path]:
     "The parts of videos of earlier runs, which stay in the table; with other settings they are a `VideoError`."
     others = sorted({*parts.glob("*.jsonl")} - {part_path(parts, source) for source in videos})
-    for part in others:
-        with open(part, encoding="ascii") as file:
-            if f'"settings": {json.dumps(asdict(settings))}' not in file.readline():
-                raise VideoError(f"{table} has other videos, with other settings. Name them too, or another table.")
+    if any(read_header(part).get("settings") != part_header("", settings)["settings"] for part in others):
+        raise VideoError(f"{table} has other videos, with other settings. Name them too, or another table.")
     return others
 
 # %% ../../nbs/79_video_batch.ipynb #b1e00016
