@@ -5,16 +5,19 @@
 # %% ../nbs/36_drawing.ipynb #d2710006
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ExifTags, Image, ImageDraw, ImageFont
 
-from .core import COLORS, emotion_color
+from .core import COLORS, FerError, atomic_write, emotion_color
 
 # %% auto #0
-__all__ = ['Box', 'MIN_SIDE', 'luminance', 'text_color', 'overlap', 'place_label', 'LabeledFace', 'draw_label', 'draw_faces']
+__all__ = ['Box', 'MIN_SIDE', 'luminance', 'text_color', 'overlap', 'place_label', 'LabeledFace', 'draw_label', 'draw_faces',
+           'is_drawing', 'save_drawing']
 
 # %% ../nbs/36_drawing.ipynb #d2710009
 def luminance(
@@ -113,3 +116,27 @@ def draw_faces(
         x, y, w, h = face.box
         draw_label(drawing, face, (x * zoom, y * zoom, w * zoom, h * zoom), number, taken)
     return drawing
+
+# %% ../nbs/36_drawing.ipynb #d2710031
+def is_drawing(
+    file: str | Path,
+) -> bool:
+    "Whether `save_drawing` wrote a file."
+    try:
+        with Image.open(file) as image:
+            return image.getexif().get(ExifTags.Base.Software) == "fer_nb"
+    except Exception:  # Pillow raises a dozen types for a damaged file
+        return False
+
+
+def save_drawing(
+    drawing: Image.Image,
+    file: Path,  # .jpg, .png or .webp
+) -> None:
+    "Write a drawing, whole or not at all; a file there that is no drawing is a `FerError`, and stays."
+    if os.path.lexists(file) and not is_drawing(file):
+        raise FerError(f"{str(file)[:120]} is there already, and fer_nb did not draw it. Name another folder.")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Software] = "fer_nb"
+    with atomic_write(file) as part:
+        drawing.save(part, exif=exif)

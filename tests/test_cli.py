@@ -440,8 +440,14 @@ def test_predict_draws_beside_and_never_over(photos, tmp_path):
     fer_nb("predict", photos / "face.png", photos / "wall.png", "--annotate", photos)
     annotated = photos / "face_faces.png"
     assert (photos / "face.png").read_bytes() == before and Image.open(annotated).size == (480, 480)
-    annotated.unlink()
-    (photos / "wall_faces.png").unlink()
+    again = fer_nb("predict", photos / "face.png", annotated, "--annotate", photos)
+    assert again.exit_code == 0 and "left out" in again.stderr and not (photos / "face_faces_faces.png").exists()
+    shutil.copy(photos / "face.png", annotated)  # a photo of one's own
+    done = fer_nb("predict", photos / "face.png", annotated, "--annotate", photos)
+    assert done.exit_code == 1 and "face_faces.png is there already" in one_line(done, 1)
+    assert annotated.read_bytes() == before and (photos / "face_faces_faces.png").exists()
+    for name in ("face_faces.png", "face_faces_faces.png", "wall_faces.png"):
+        (photos / name).unlink()
 
 
 def test_drawings_of_one_name_stay_apart(photos, tmp_path):

@@ -172,7 +172,7 @@ def test_an_original_is_not_drawn_over_and_a_drawing_is_no_original(videos, tmp_
     folder.mkdir()
     for name in ("a.mp4", "a_faces.mp4"):
         (folder / name).write_bytes((videos / "0.mp4").read_bytes())
-    with pytest.raises(VideoError, match=r"a_faces\.mp4 would be written over"):
+    with pytest.raises(VideoError, match=r"a_faces\.mp4 is there already"):
         process_videos([folder], tmp_path / "t.jsonl", SETTINGS, annotate=folder)
     (folder / "a_faces.mp4").unlink()
     (folder / ".a_faces.mp4.7.part.mp4").write_text("of a run that was killed")

@@ -55,11 +55,12 @@ def write_annotated(
     file: Path,
 ) -> Any:  # `Result`, the same, its error set where the file could not be written
     "Write a photo with its boxes: one that cannot be written is an error of this photo alone."
+    from fer_nb.drawing import save_drawing
+
     try:
-        with atomic_write(file) as part:
-            result.draw().save(part)
-    except OSError as e:
-        return replace(result, error=file_error(e, file))
+        save_drawing(result.draw(), file)
+    except (FerError, OSError) as e:
+        return replace(result, error=file_error(e, file) if isinstance(e, OSError) else str(e))
     return result
 
 # %% ../../nbs/94_commands_recognize.ipynb #c4a10002
@@ -209,13 +210,14 @@ def find_originals(
     annotate: Path | None,  # folder for annotated photos
 ) -> tuple[list[str], str]:  # photos in the order given, and the folder that all are in
     "The photos that are to be read: not annotated outputs of earlier runs."
+    from fer_nb.drawing import is_drawing
     from fer_nb.images import find_images, source_name
 
     photos = find_images(paths, annotate)
     root = os.path.commonpath([os.path.dirname(os.path.abspath(source_name(path))) for path in photos] or ["/"])
     drawn = [annotated_path(annotate, source_name(path), root) for path in photos] if annotate else []
     copies = {os.path.abspath(path) for path in drawn}
-    originals = [path for path in photos if os.path.abspath(path) not in copies]
+    originals = [path for path in photos if os.path.abspath(path) not in copies or not is_drawing(path)]
     if len(originals) < len(photos):
         typer.echo(f"left out, as annotated copies of other photos: {len(photos) - len(originals):,}", err=True)
     return originals, root

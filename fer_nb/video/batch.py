@@ -259,19 +259,16 @@ def annotated_paths(
 def without_copies(
     videos: list[str],
     annotate: str | Path | None,  # folder for the videos with boxes
-    resume: bool,  # False: a video that would be written over is a `VideoError`
 ) -> list[str]:
     "The videos that no earlier run has drawn into `annotate`."
     drawn = {os.path.abspath(path) for path in annotated_paths(annotate, videos) if path}
-    copies = [video for video in videos if os.path.abspath(video) in drawn]
-    if copies and not resume:
-        raise VideoError(f"{copies[0]} would be written over by a video with boxes. Name another folder to --annotate.")
-    return [video for video in videos if video not in copies]
+    return [video for video in videos if os.path.abspath(video) not in drawn]
 
 # %% ../../nbs/79_video_batch.ipynb #b1e0001f
 def prepare_parts(
     table: Path,  # to be written
     videos: list[str],
+    outs: list[Path | None],  # the videos with boxes
     workers: int,  # processes
     resume: bool,
 ) -> Path:  # folder
@@ -284,6 +281,8 @@ def prepare_parts(
     parts = table.with_name(f".{table.name}.parts")
     if not resume and (table.exists() or parts.exists()):
         raise VideoError(f"{table} is there already, or was begun. Go on with it: --resume. Or name another file.")
+    if not resume and (there := [out for out in outs if out and out.exists()]):
+        raise VideoError(f"{there[0]} is there already. Go on with it: --resume. Or name another folder to --annotate.")
     if table.exists() and not parts.exists():
         raise VideoError(f"{table} cannot be continued: its folder {parts.name} is not there. Name another file.")
     parts.mkdir(parents=True, exist_ok=True)
@@ -303,13 +302,13 @@ def process_videos(
 
         summaries = process_videos(["talks/"], "talks.parquet", VideoSettings(stride=5), workers=4)
     """
-    table, videos = Path(table), without_copies(find_videos(sources), annotate, resume)
+    table, videos = Path(table), without_copies(find_videos(sources), annotate)
     with settings.recognizer() as recognizer:  # a model that cannot be used is an error before anything is written
         columns = batch_columns(recognizer.emotions)
-    parts = prepare_parts(table, videos, workers, resume)
+    outs = annotated_paths(annotate, videos)
+    parts = prepare_parts(table, videos, outs, workers, resume)
     others = other_parts(table, parts, videos, settings)
     kept = {source: load_finished(parts, source, settings) for source in videos}
-    outs = annotated_paths(annotate, videos)
     jobs = [(parts, source, settings, out) for source, out in zip(videos, outs, strict=True)
             if not kept[source] or (out and not out.exists())]  # fmt: skip
     for source, summary in run_workers(jobs, settings, workers):
