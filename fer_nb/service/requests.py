@@ -192,7 +192,7 @@ def number_from(
 
     def read(value: Any) -> float:
         number = kind(value)
-        if not low <= number <= high:
+        if not low <= number <= high or number != float(value) or isinstance(value, bool):  # 3.7 pixels, true
             raise ValueError
         return number
 
