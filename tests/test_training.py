@@ -276,6 +276,16 @@ def test_a_run_is_recorded_once(tmp_path, monkeypatch):
     save_runs([run])
     save_runs([*load_runs(), run, run | dict(note="another")])
     assert [row["note"] for row in load_runs()] == ["a note", "another"]
+    record = tmp_path / "runs.csv"
+    good = record.read_bytes()
+    header, first, second = good.splitlines(keepends=True)
+    for damaged in (header + first[:30], header + first + second.replace(b"2,2,24", b"2,two,24"), first + second,
+                    header + first.replace(b"a note", b"a, note"), header + b"\xff" + first, header + b'"' + first):
+        record.write_bytes(damaged)
+        with pytest.raises(TrainingError, match=r"line \d needs the columns model, note, .* move the file away"):
+            load_runs()
+    record.write_bytes(good)
+    assert len(load_runs()) == 2
 
 
 @pytest.mark.parametrize(("name", "content"), [

@@ -66,16 +66,27 @@ def rename_changes(
     return " ".join(RENAMED.get(name, name) + equals + value for name, equals, value in pairs)
 
 
+def _recorded_run(row: dict) -> dict:
+    if tuple(row) != RUN_FIELDS or None in row.values():
+        raise ValueError
+    whole, real = ("done", "epochs", "size"), ("minutes", "accuracy", "macro_f1")
+    number = dict.fromkeys(whole, int) | dict.fromkeys(real, float)
+    changes, disgust = rename_changes(row["changes"]), row["disgust_f1"]
+    figures = {k: convert(row[k]) for k, convert in number.items()}
+    return row | figures | dict(changes=changes, disgust_f1=float(disgust) if disgust else None)
+
+# %% ../../nbs/46_runs.ipynb #2af6ebd0
 def load_runs() -> list[dict]:  # by `RUN_FIELDS`
-    "The record in `models_dir()`; empty where there is none yet."
+    "The record in `models_dir()`, empty where there is none yet; a line that is no run is a `TrainingError`."
     if not (path := models_dir() / "runs.csv").is_file():
         return []
     with path.open(newline="", encoding="utf-8") as f:
-        rows = list(csv.DictReader(f))
-    whole, real = ("done", "epochs", "size"), ("minutes", "accuracy", "macro_f1", "disgust_f1")
-    number = dict.fromkeys(whole, int) | dict.fromkeys(real, float)
-    rows = [{k: number.get(k, str)(v) if v or k not in number else None for k, v in row.items()} for row in rows]
-    return [row | {"changes": rename_changes(row["changes"])} for row in rows]
+        table = csv.DictReader(f, strict=True)
+        try:
+            return [_recorded_run(row) for row in table]
+        except (ValueError, csv.Error):
+            hint = f"line {table.line_num} needs the columns {', '.join(RUN_FIELDS)}. Mend it, or move the file away."
+            raise TrainingError(f"{path} is no record of runs: {hint}") from None
 
 
 def save_runs(
