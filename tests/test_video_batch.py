@@ -174,6 +174,10 @@ def test_an_original_is_not_drawn_over_and_a_drawing_is_no_original(videos, tmp_
         (folder / name).write_bytes((videos / "0.mp4").read_bytes())
     with pytest.raises(VideoError, match=r"a_faces\.mp4 is there already"):
         process_videos([folder], tmp_path / "t.jsonl", SETTINGS, annotate=folder)
+    for resume in (False, True):  # True where nothing was begun is as good as False
+        with pytest.raises(VideoError, match=r"a_faces\.mp4 is there already"):  # a video that was not named
+            process_videos([folder / "a.mp4"], tmp_path / "t.jsonl", SETTINGS, annotate=folder, resume=resume)
+    assert (folder / "a_faces.mp4").read_bytes() == (videos / "0.mp4").read_bytes()
     (folder / "a_faces.mp4").unlink()
     (folder / ".a_faces.mp4.7.part.mp4").write_text("of a run that was killed")
     for resume in (False, True, True):

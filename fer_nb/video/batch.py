@@ -281,8 +281,8 @@ def prepare_parts(
     parts = table.with_name(f".{table.name}.parts")
     if not resume and (table.exists() or parts.exists()):
         raise VideoError(f"{table} is there already, or was begun. Go on with it: --resume. Or name another file.")
-    if not resume and (there := [out for out in outs if out and out.exists()]):
-        raise VideoError(f"{there[0]} is there already. Go on with it: --resume. Or name another folder to --annotate.")
+    if not parts.exists() and (there := [out for out in outs if out and out.exists()]):
+        raise VideoError(f"{there[0]} is there already. Name another folder to --annotate.")
     if table.exists() and not parts.exists():
         raise VideoError(f"{table} cannot be continued: its folder {parts.name} is not there. Name another file.")
     parts.mkdir(parents=True, exist_ok=True)
