@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -240,6 +241,13 @@ def test_a_killed_server_s_folders_go_at_the_next_start(tmp_path):
         (tmp_path / f"fer_nb_{pid}_x").mkdir()
     clear_stale_folders((str(tmp_path),))
     assert [p.name for p in tmp_path.iterdir()] == [f"fer_nb_{os.getpid()}_x"]
+
+
+def test_no_process_is_asked_on_windows(monkeypatch):
+    from fer_nb.video import containers
+
+    monkeypatch.setattr(containers, "os", SimpleNamespace(name="nt"))  # has no kill
+    assert containers.is_running(4)
 
 
 def jpegs(n, width, height):
