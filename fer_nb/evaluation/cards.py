@@ -62,11 +62,8 @@ def reproduction_steps(
     "How a model was trained."
     made, epochs = saved["origin"], saved["recipe"]["epochs"]
     tools = ", ".join(f"{tool} {made[tool]}" for tool in ("fer_nb", "torch", "fastai", "python"))
-    steps = f"    {train_command(saved)}"
-    if saved["recipe"].get("soup"):
-        steps = ("It was made before the plan (`models/plan.ini`), as the average of the weights of several trainings, "
-                 "and no command makes it again; `models/runs.csv` keeps the steps.")
-    return (f"{steps}\n\nOf {epochs} epochs the weights of number {saved['best_epoch']} were kept; training accuracy "
+    return (f"    {train_command(saved)}\n\n"
+            f"Of {epochs} epochs the weights of number {saved['best_epoch']} were kept; training accuracy "
             f"{saved['best_train_acc']:.1%}. It was made by {tools}, git commit {made['git_commit']}.")
 
 # %% ../../nbs/65_model_cards.ipynb #28b1c57f
