@@ -24,6 +24,7 @@ from fer_nb.app.frame import (
 from .photos import clear_button, widget_key
 from .results import page_behavior
 from ..core import FerError, emotion_color
+from ..video.batch import VIDEO_SUFFIXES
 from ..video.containers import in_memory_tempdir
 from ..video.output import Timeline, video_writer
 from ..video.reader import VideoReader, count_frames
@@ -35,7 +36,7 @@ __all__ = ['VIDEO_TYPES', 'MAX_SECONDS', 'MAX_FRAMES', 'MAX_VIDEO_MB', 'MAX_SHOW
            'upload_video', 'video_view', 'wait_for', 'show_video', 'track_summary', 'video_downloads']
 
 # %% ../../nbs/83_app_video.ipynb #6340bf04
-VIDEO_TYPES = ["mp4", "mov", "webm", "mkv", "avi", "m4v"]
+VIDEO_TYPES = sorted(VIDEO_SUFFIXES, key=lambda end: (end not in (".mp4", ".mov", ".webm"), end))
 MAX_SECONDS, MAX_FRAMES = 300, 600  # of a video that are read
 MAX_VIDEO_MB = 200  # Streamlit's `server.maxUploadSize` has to allow it
 
