@@ -30,7 +30,7 @@ from fer_nb.training.callbacks import ResumeCallback
 from fer_nb.training.checkpoints import average_checkpoints, save_checkpoint
 from fer_nb.training.distillation import make_bank
 from fer_nb.training.learner import train
-from fer_nb.training.reproduce import read_plan, reproduce
+from fer_nb.training.reproduce import read_plan, ready_stages, reproduce
 from fer_nb.training.runs import RUN_FIELDS, list_runs, load_runs, save_runs
 from fer_nb.view_bank import ViewBank, load_bank
 
@@ -319,6 +319,15 @@ def test_a_plan_that_cannot_work_is_refused_before_it_runs(text, message, tmp_pa
     (tmp_path / "plan.ini").write_text(text)
     with pytest.raises(RecipeError, match=message):
         read_plan(tmp_path / "plan.ini")
+
+
+def test_the_shares_of_the_plan_that_ships_are_no_more_than_the_whole():
+    left, total = dict(read_plan()), 0.0
+    while left:  # on a GPU the stages of one round run side by side
+        ready = ready_stages(left)
+        total += max(stage.share for stage in ready)
+        left = {name: stage for name, stage in left.items() if stage not in ready}
+    assert 0.9 <= total <= 1
 
 
 def test_a_plan_may_use_any_initial_weights_of_its_model(tmp_path, monkeypatch):
