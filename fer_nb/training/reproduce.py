@@ -34,9 +34,9 @@ from .learner import explain_device_errors, train
 from ..view_bank import VIEW_SETTINGS, ViewBank, load_bank
 
 # %% auto #0
-__all__ = ['KINDS', 'FILES', 'SETTINGS', 'Stage', 'named_stages', 'check_settings', 'make_stage', 'ready_stages', 'read_plan',
-           'find_stage_output', 'write_ensemble_weights', 'stage_inputs', 'recorded_inputs', 'check_stage_output',
-           'run_stage', 'run_parallel', 'run_ready_stages', 'reproduce']
+__all__ = ['KINDS', 'FILES', 'SETTINGS', 'Stage', 'named_stages', 'check_settings', 'make_stage', 'ready_stages', 'merge_like',
+           'read_plan', 'find_stage_output', 'write_ensemble_weights', 'stage_inputs', 'recorded_inputs',
+           'check_stage_output', 'run_stage', 'run_parallel', 'run_ready_stages', 'reproduce']
 
 # %% ../../nbs/68_reproduce.ipynb #7ebcbff2
 @dataclass(frozen=True)
@@ -135,6 +135,22 @@ def ready_stages(
     return [stage for stage in left.values() if not set(stage.needs) & set(left)]
 
 
+def merge_like(
+    name: str,  # of a section
+    config: Mapping[str, Mapping[str, str]],  # all sections
+    inner: Sequence[str] = (),  # sections that are like this one
+) -> dict[str, str]:  # settings
+    "The settings of a section, and of the one it is like those that it does not change."
+    section = dict(config[name])
+    if not (base := section.pop("like", "")):
+        return section
+    if base not in config:
+        raise RecipeError(f"The stage {name} is like {base}, which is no stage of the plan.")
+    if base in (*inner, name):
+        raise RecipeError(f"The plan has a cycle: {', '.join((*inner, name))} are like one another.")
+    return merge_like(base, config, (*inner, name)) | section
+
+# %% ../../nbs/68_reproduce.ipynb #2712cf1f
 def read_plan(
     path: str | Path | None = None,  # an .ini file; None: the one that ships
 ) -> dict[str, Stage]:  # in an order in which they can run
@@ -143,7 +159,7 @@ def read_plan(
     config = configparser.ConfigParser(inline_comment_prefixes=("#",))
     try:
         config.read_string(path.read_text(encoding="utf-8"))
-        left = {name: make_stage(name, config[name], config.sections()) for name in config.sections()}
+        left = {name: make_stage(name, merge_like(name, config), config.sections()) for name in config.sections()}
     except (OSError, UnicodeDecodeError, configparser.Error) as e:
         raise RecipeError(f"{path} cannot be read as a plan: {str(e).splitlines()[0]}") from e
     plan: dict[str, Stage] = {}
