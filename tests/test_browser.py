@@ -163,6 +163,7 @@ def test_a_photo_and_its_seven_numbers(page, photos):
     assert 97 <= shown <= 103  # seven rounded percentages
     card.get_by_role("button", name="Which parts decided?").press("Enter")
     card.get_by_alt_text("coloured by what counted").wait_for()
+    assert page.evaluate("document.activeElement.matches('[data-explanation]')")  # the button is gone
 
 
 def test_many_faces_and_what_there_is_to_take_along(page, photos):
@@ -292,8 +293,11 @@ def test_live(page, server):
 
     page.on("websocket", listen)
     choose_source(page, "Webcam")
-    page.get_by_role("button", name="Start the camera").click()
+    start_button, stop_button = (page.get_by_role("button", name=name) for name in ("Start the camera", "Stop"))
+    is_focused = "button => button === button.getRootNode().activeElement"
+    start_button.press("Enter")
     page.get_by_text("pictures a second").wait_for()
+    assert stop_button.evaluate(is_focused)  # the button that had the keyboard is gone
     n, used, start = len(answers), cpu_seconds(server[1]), time.monotonic()
     page.wait_for_timeout(5000)
     n, used, took = len(answers) - n, cpu_seconds(server[1]) - used, time.monotonic() - start
@@ -312,8 +316,8 @@ def test_live(page, server):
     assert shown == 255 or not CLIP.exists()
     with page.expect_event("websocket", lambda w: f"models={SECOND}" in w.url):
         choose_model(page, MODELS[SECOND].title)  # the camera stays on
-    page.get_by_role("button", name="Stop").click()
-    page.get_by_role("button", name="Start the camera").wait_for()
+    stop_button.press("Enter")
+    assert start_button.evaluate(is_focused)
     assert page.locator("video").evaluate("v => v.srcObject") is None
 
 

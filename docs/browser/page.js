@@ -72,14 +72,15 @@ function stop() {
 
 button.addEventListener("click", async () => {
   if (stream) return stop();
-  button.disabled = true; // a second camera could not be stopped
+  if (button.ariaDisabled === "true") return;
+  button.ariaDisabled = "true"; // a second camera could not be stopped
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 480 } });
   } catch (error) {
     status.textContent = `The camera cannot be used: ${error.message}`;
     return;
   } finally {
-    button.disabled = false;
+    button.ariaDisabled = "false";
   }
   const camera = stream;
   camera.getVideoTracks()[0].onended = () => { stop(); status.textContent = "The camera was unplugged. Plug one in and start again."; };

@@ -17,6 +17,7 @@ class Wire {
     this.find('.stop').onclick = () => this.stop();
   }
   async start() {
+    if (this.find('.start').ariaDisabled === 'true') return;  // a second camera could not be stopped
     if (!navigator.mediaDevices) return this.fail('insecure');
     this.waits(true);
     try {
@@ -166,12 +167,14 @@ class Tools extends Wire {
 class Live extends Tools {
   waits(yes) {
     const button = this.find('.start'), {texts} = this.data;
-    button.disabled = yes; button.textContent = yes ? texts.starting : texts.start;
+    button.ariaDisabled = yes; button.textContent = yes ? texts.starting : texts.start;
     if (yes) this.find('.problem').textContent = '';
   }
   shown(on) {
     this.waits(false);
+    const focused = this.find('.live').getRootNode().activeElement;
     for (const [name, hidden] of [['.idle', on], ['.stop', !on], ['.tools', !on]]) this.find(name).hidden = hidden;
+    if (focused?.closest('.idle, .stop, .tools')?.hidden) this.find(on ? '.stop' : '.start').focus();
     for (const canvas of [this.find('.boxes'), this.find('.chart')]) canvas.width = canvas.height = 0;
     this.face = this.last = null; this.rest(null); this.picked = 0;
     this.find('.now').textContent = this.find('.spoken').textContent = this.data.texts.nobody;

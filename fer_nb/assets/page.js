@@ -75,14 +75,18 @@ class Page {
       if (!place || place.dataset.shown === String(html.length)) continue;
       place.dataset.shown = html.length; place.innerHTML = html;
       const button = find(`[data-explain="${CSS.escape(key)}"]`);
-      if (button) button.hidden = true;
+      if (!button) continue;
+      if (button === document.activeElement) { place.tabIndex = -1; place.focus({preventScroll: true}); }  // keeps the keyboard's place
+      button.hidden = true;
     }
     for (const note of document.querySelectorAll('.fer-insecure')) note.hidden = Boolean(navigator.mediaDevices);
   }
   click(event) {
     const at = name => event.target.closest?.(`[data-${name}]`), explain = at('explain'), goto_ = at('goto'), zoom = at('zoom');
-    if (explain) { explain.textContent = this.texts.working; explain.disabled = true; this.ask(explain.dataset.explain); }
-    else if (goto_) goTo(document.getElementById(goto_.dataset.goto));
+    if (explain) {
+      if (explain.ariaDisabled === 'true') return;
+      explain.textContent = this.texts.working; explain.ariaDisabled = 'true'; this.ask(explain.dataset.explain);
+    } else if (goto_) goTo(document.getElementById(goto_.dataset.goto));
     else if (zoom) enlarge(find('.fer-stage', zoom.closest('figure')), this.texts);
     else if (event.target.closest?.('.fer-box') && !event.target.closest('dialog'))
       goTo(find(`.fer-card${same(event.target.closest('.fer-box').dataset.face)}`));
