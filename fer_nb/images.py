@@ -30,9 +30,9 @@ from .core import FerError, ImageError, brief, refuse_address
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'NON_IMAGE_FORMATS', 'HEIC_SUFFIXES', 'HEIC_HINT', 'IMAGE_SUFFIXES', 'MAX_SCAN_PIXELS', 'FORMATS_HINT',
            'ImageSource', 'to_8bit', 'canonical_image', 'register_heif', 'known_suffixes', 'ImageSuffixes',
-           'RefusedImage', 'count_scans', 'check_scans', 'open_image', 'decode_image', 'image_from_array',
-           'decode_data_uri', 'source_name', 'conversion_hint', 'load_named_image', 'load_image', 'gray_patch',
-           'join_wrapped', 'parse_name_list', 'report_skipped', 'images_in_folder', 'find_images']
+           'RefusedImage', 'MissingDecoder', 'count_scans', 'check_scans', 'open_image', 'decode_image',
+           'image_from_array', 'decode_data_uri', 'source_name', 'conversion_hint', 'load_named_image', 'load_image',
+           'gray_patch', 'join_wrapped', 'parse_name_list', 'report_skipped', 'images_in_folder', 'find_images']
 
 # %% ../nbs/01_images.ipynb #d2010011
 MAX_PIXELS = 64_000_000  # of an image, as the largest cameras make them; a small file can unfold into gigabytes
@@ -118,6 +118,10 @@ class RefusedImage(ValueError):
     "An image that could be read but is not; the message continues the sentence that begins with its name."
 
 
+class MissingDecoder(RefusedImage):
+    "An image whose format needs a package that is not installed."
+
+
 def count_scans(
     content: bytes,  # of a JPEG file
 ) -> int:
@@ -151,14 +155,14 @@ def open_image(
     file: str | Path | BinaryIO,
 ) -> Image.Image:  # no pixel of it is unpacked yet
     "An image of any format, its header read; what is none is an `UnidentifiedImageError`."
-    register_heif()
+    heif = register_heif()
     try:
         image = Image.open(file)
     except UnidentifiedImageError:
         with open(file, "rb") if isinstance(file, (str, os.PathLike)) else nullcontext(file) as again:
             again.seek(4)
-            if again.read(8) in (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1"):
-                raise RefusedImage(HEIC_HINT) from None
+            if not heif and again.read(8) in (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1"):
+                raise MissingDecoder(HEIC_HINT) from None
         raise
     if image.format in NON_IMAGE_FORMATS:
         raise UnidentifiedImageError

@@ -20,7 +20,7 @@ from .. import __version__
 from ..core import SPLITS, DatasetError, atomic_write
 from .dataset import CSV_ORDER, SIZE, FaceDataset, Split, hash_splits
 from .load import duplicate_group_ids
-from .quality import find_blank
+from .quality import at_fer_size, find_blank, in_chunks
 
 # %% auto #0
 __all__ = ['DROPS', 'SPLIT_FILES', 'WRITERS', 'PooledFaces', 'is_conflicting', 'is_repeated', 'is_blank', 'check_drop', 'clean',
@@ -65,7 +65,7 @@ def is_blank(
     faces: PooledFaces,
 ) -> np.ndarray:  # bool [N]
     "Images that show nothing, or hardly anything."
-    return np.logical_or(*find_blank(faces.images))
+    return in_chunks(lambda images: np.logical_or(*find_blank(at_fer_size(images))), faces.images)
 
 
 #: what can be dropped -> which images it is

@@ -159,6 +159,7 @@ class ReadIssue:
     name: str  # which file, folder or line of a table
     problem: str  # what is wrong with it
     action: str  # what was done about it
+    temporary: bool = False  # whether another reading may find it usable
 
     def __str__(self) -> str:
         return f"{self.name}: {self.problem}; {self.action}"

@@ -17,12 +17,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..core import EMOTIONS, SPLITS, DatasetError
 from .dataset import SIZE, FaceDataset, ReadIssue, Sample, SourceFile, Split, printable_name
-from ..images import MAX_PIXELS, canonical_image, open_image
+from ..images import MAX_PIXELS, MissingDecoder, canonical_image, open_image
 
 # %% auto #0
 __all__ = ['MAX_IMAGE_BYTES', 'SPOOL_BYTES', 'crop_box', 'decode_face', 'read_image_file', 'load_pixels', 'PixelSpool',
-           'resize_square', 'spooled_array', 'SplitRows', 'collect_rows', 'make_split', 'collect_samples',
-           'is_unresized']
+           'resize_square', 'spooled_array', 'SplitRows', 'is_temporary', 'collect_rows', 'make_split',
+           'collect_samples', 'is_unresized']
 
 # %% ../../nbs/07_decode.ipynb #40f6c98b
 def crop_box(
@@ -176,6 +176,13 @@ class SplitRows:
         self.votes.append(face.vote_shares)
         self.subjects.append(face.subject)
 
+# %% ../../nbs/07_decode.ipynb #3da2d4c7
+def is_temporary(
+    error: Exception,  # met while a file was read
+) -> bool:
+    "Whether the system is to blame and not the file: memory, a disk, a package. Pillow's own errors have no number."
+    return isinstance(error, MemoryError | MissingDecoder) or (isinstance(error, OSError) and error.errno is not None)
+
 # %% ../../nbs/07_decode.ipynb #3da2d4c8
 def collect_rows(
     faces: Iterable[Sample],  # of `formats.read_samples`
@@ -189,7 +196,7 @@ def collect_rows(
             pixels, steps = load_pixels(face, size)
         except Exception as e:  # Pillow, zipfile and tarfile raise a dozen types for a damaged file
             reason = printable_name(str(e))[:80] or type(e).__name__
-            data.issues.append(ReadIssue(face.name, f"cannot be read ({reason})", "skipped"))
+            data.issues.append(ReadIssue(face.name, f"cannot be read ({reason})", "skipped", is_temporary(e)))
             continue
         done.update(steps)
         splits[face.split] += 1

@@ -5,7 +5,6 @@
 # %% ../../nbs/12_formats.ipynb #c956ddf0
 from __future__ import annotations
 
-import csv
 import io
 import re
 from collections import Counter
@@ -20,10 +19,11 @@ import numpy as np
 from ..core import EMOTIONS, SPLITS, DatasetError
 from .dataset import CSV_ORDER, NO_SPLIT, SPLIT_WORDS, ReadIssue, Sample, SourceFile, format_count
 from .dataset import parse_split, printable_name, split_word
+from .decode import is_temporary
 from .parquet import PARQUET_PATTERN, read_parquet
 from .source import TABLE_PATTERN, Source, check_ambiguous_splits, check_splits, find_image, is_image_path
 from .source import label_emotion, number_word, parent_folder
-from .tables import MAX_LINE, VOTES, iter_csv_rows, match_columns, open_text, pixel_tables
+from .tables import MAX_LINE, VOTES, iter_csv_rows, match_columns, open_text, parse_csv, pixel_tables
 from .tables import read_pixel_tables, table_split, votes_to_shares, widest_row
 
 # %% auto #0
@@ -206,7 +206,7 @@ def iter_ferplus(
     "The rows of FER+'s `label.csv`, which lies beside its images, or of `fer2013new.csv`."
     dropped, parse = 0, partial(parse_ferplus_row, emotions=source.emotions)
     with open_text(file) as text:
-        for row in map(parse, csv.reader(iter(partial(text.readline, MAX_LINE), ""))):
+        for row in (parse(entries or []) for _, entries in parse_csv(iter(partial(text.readline, MAX_LINE), ""))):
             if row and row.path:
                 yield row
             dropped += bool(row and not row.path)
@@ -245,8 +245,9 @@ def read_label_files(
         try:
             with f.open() as content:
                 label = parse(content.read(4096))
-        except Exception:  # NumPy raises a dozen types for a damaged file
-            source.issues.append(ReadIssue(printable_name(f.name), "has no number of an emotion", "skipped"))
+        except Exception as e:  # NumPy raises a dozen types for a damaged file
+            problem, again = "has no number of an emotion", is_temporary(e)
+            source.issues.append(ReadIssue(printable_name(f.name), problem, "skipped", again))
             source.used.add(f.name)
             continue
         beside = re.sub(r"(^|/)annotations/", r"\1images/", f.name)[: -len(ending)]

@@ -105,7 +105,7 @@ class ReadOptions:
     emotions: tuple[str, ...] = EMOTIONS  # the label set, of `check_emotions`
 
 # %% ../../nbs/13_load.ipynb #a7d8631d
-CACHE_VERSION = 6  # raise when what is in the cache changes
+CACHE_VERSION = 7  # raise when what is in the cache changes
 
 
 def source_hash(
@@ -208,7 +208,6 @@ def read_cache(
 
 # %% ../../nbs/13_load.ipynb #3427bfad
 DOWNLOAD_HINT = "FER2013 can be downloaded from kaggle.com/datasets/msambare/fer2013; give the .zip as it is."
-
 
 #: what a damaged source raises while it is read; UnicodeError: the names in a zip
 READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError,
@@ -346,7 +345,9 @@ def keep_cache(
     data: FaceDataset,  # gets a note where nothing can be written
     files: list[Path],  # where the cache may lie, the best place first
 ) -> FaceDataset:  # the same; where its images lie in a temporary file, as read from the cache
-    "Write the cache to the first place where that is possible."
+    "Write the cache to the first place where that is possible; none where another reading may find more."
+    if any(issue.temporary for issue in data.issues):
+        return data
     for file in files:
         try:
             write_cache(data, file)
@@ -443,8 +444,7 @@ def load_data(
     options = ReadOptions(votes, label_map, split_map, check_size(size), emotions)
     files = cache_files(path, options) if cache else []
     as_is = cache_files(path, replace(options, size=SIZE)) if cache and size > SIZE else files
-    data = find_cache(files, as_is)
-    if data is None:
+    if (data := find_cache(files, as_is)) is None:
         data = read_source(path, options, progress)
         data = keep_cache(data, as_is if is_unresized(data) else files)
     return data

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 from ..core import DatasetError
 from .dataset import NO_SPLIT, Sample, SourceFile, parse_split, printable_name
@@ -16,19 +19,38 @@ from .source import Source, label_emotion, skip_file
 from .tables import match_columns, table_splits
 
 # %% auto #0
-__all__ = ['PARQUET_PATTERN', 'huggingface_labels', 'read_parquet_table', 'read_parquet']
+__all__ = ['PARQUET_PATTERN', 'huggingface_labels', 'find_columns', 'read_parquet_table', 'read_parquet']
 
 # %% ../../nbs/06_parquet.ipynb #12a048e2
 def huggingface_labels(
     metadata: dict[bytes, bytes] | None,  # of the table's header
+    column: str,  # with the labels
 ) -> dict[str, str]:  # number -> name
     "What the numbers of Hugging Face's labels mean; empty where the header does not say it."
     try:
         features = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-        names = next(f["names"] for f in features.values() if isinstance(f, dict) and f.get("names"))
-        return {str(i): str(name) for i, name in enumerate(names)}
-    except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
+        return {str(i): str(name) for i, name in enumerate(features[column]["names"])}
+    except (ValueError, KeyError, TypeError):
         return {}
+
+# %% ../../nbs/06_parquet.ipynb #9915b30e
+def find_columns(
+    schema: Any,  # of Arrow
+) -> dict[str, str]:  # "path": the images; "label", "split" -> column; without what there is not
+    "Which columns of a Parquet table mean what."
+    from pyarrow import types
+
+    def holds_images(of):
+        struct = types.is_struct(of) and of.get_field_index("bytes") >= 0
+        return struct or types.is_binary(of) or types.is_large_binary(of)
+
+    images = {f.name.lower(): f.name for f in schema if holds_images(f.type)}
+    others = {f.name.lower(): f.name for f in schema if f.name not in images.values()}
+    found = {meaning: others[name] for name, meaning in match_columns(others).items() if meaning != "path"}
+    if images:
+        named = {meaning: images[name] for name, meaning in match_columns(images).items()}
+        found["path"] = named.get("path", next(iter(images.values())))
+    return found
 
 # %% ../../nbs/06_parquet.ipynb #9915b30f
 def read_parquet_table(
@@ -40,12 +62,13 @@ def read_parquet_table(
     from pyarrow import parquet
 
     stream = file.open()
-    table = parquet.ParquetFile(stream if file.mtime_ns else io.BytesIO(stream.read()))  # an archive has no quick seek
-    names = {name.lower(): name for name in table.schema_arrow.names}
-    columns = {meaning: names[name] for name, meaning in match_columns(names).items()}
+    if not file.mtime_ns:  # an archive has no quick seek
+        shutil.copyfileobj(stream, stream := tempfile.TemporaryFile())
+    table = parquet.ParquetFile(stream)
+    columns = find_columns(table.schema_arrow)
     if not {"path", "label"} <= columns.keys():
         return skip_file(source, "table without a column of images and one of labels", file.name)
-    codes, n = huggingface_labels(table.schema_arrow.metadata), 0
+    codes, n = huggingface_labels(table.schema_arrow.metadata, columns["label"]), 0
     for batch in table.iter_batches(256, columns=list(columns.values())):
         for row in batch.to_pylist():
             n, image = n + 1, row[columns["path"]]

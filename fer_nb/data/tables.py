@@ -14,7 +14,7 @@ import lzma
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import PurePosixPath
@@ -30,9 +30,9 @@ from .source import skip_file
 
 # %% auto #0
 __all__ = ['MAX_LINE', 'MAX_BAD_ROWS', 'MAX_TABLE_RATIO', 'COLUMNS', 'DECOMPRESSORS', 'VOTES', 'find_decompressor', 'open_text',
-           'guess_column', 'parse_header', 'iter_csv_rows', 'widest_row', 'parse_json_row', 'match_columns',
-           'fer_csv_row', 'parse_pixels', 'parse_csv_row', 'votes_to_shares', 'read_ferplus_votes', 'pixel_tables',
-           'read_pixel_tables', 'table_splits', 'table_split', 'read_fer_csv']
+           'guess_column', 'parse_header', 'parse_csv', 'iter_csv_rows', 'widest_row', 'parse_json_row',
+           'match_columns', 'fer_csv_row', 'parse_pixels', 'parse_csv_row', 'votes_to_shares', 'read_ferplus_votes',
+           'pixel_tables', 'read_pixel_tables', 'table_splits', 'table_split', 'read_fer_csv']
 
 # %% ../../nbs/05_tables.ipynb #a9d4e655
 MAX_LINE = 2**20  # characters; one of FER2013 has about 8,000
@@ -112,6 +112,22 @@ def parse_header(
         return [guess or f"column {i}" for i, guess in enumerate(guesses)], False
     return names, True
 
+# %% ../../nbs/05_tables.ipynb #a5149bcf
+def parse_csv(
+    lines: Iterable[str],  # of a table
+    delimiter: str = ",",  # between entries
+) -> Iterator[tuple[int, list[str] | None]]:  # line number as an editor counts; entries, None where the row is broken
+    "The rows of a table; one whose quotes never end does not end the others."
+    rows = csv.reader(lines, delimiter=delimiter)
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error:
+            row = None
+        yield rows.line_num, row
+
 # %% ../../nbs/05_tables.ipynb #a5149bd0
 def iter_csv_rows(
     file: SourceFile,  # a table of `TABLE_PATTERN`
@@ -123,23 +139,14 @@ def iter_csv_rows(
         if first.lstrip().startswith("{"):
             yield from enumerate(map(parse_json_row, chain([first], lines)), 1)
             return
-        rows = csv.reader(chain([first], lines), delimiter=max(",;\t", key=first.count))
-        try:
-            row = next(rows, [])
-        except csv.Error:
+        rows = parse_csv(chain([first], lines), max(",;\t", key=first.count))
+        first_row = next(rows, (0, None))
+        if first_row[1] is None:
             return
-        columns, named = parse_header(row)
-        while True:
-            if row and not named:
-                yield rows.line_num, {c: entry.strip() for c, entry in zip(columns, row, strict=False)}
-            named = False
-            try:
-                row = next(rows)
-            except StopIteration:
-                return
-            except csv.Error:
-                row = []
-                yield rows.line_num, {}
+        columns, named = parse_header(first_row[1])
+        for n, row in rows if named else chain([first_row], rows):
+            if row != []:
+                yield n, {c: entry.strip() for c, entry in zip(columns, row or [], strict=False)}
 
 # %% ../../nbs/05_tables.ipynb #7b1a132b
 def widest_row(
