@@ -321,6 +321,47 @@ def test_live(page, server):
     assert page.locator("video").evaluate("v => v.srcObject") is None
 
 
+WAIT_FOR_THE_VISITOR = """() => {
+  const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+  navigator.mediaDevices.getUserMedia = wish => new Promise(allow => {
+    window.allowCamera = () => ask(wish).then(stream => { window.given = stream; allow(stream); });
+  });
+}"""
+
+
+def test_a_camera_that_is_allowed_too_late_stays_off(page):
+    sockets = []
+    page.on("websocket", lambda wire: sockets.append(wire.url))
+    page.evaluate(WAIT_FOR_THE_VISITOR)
+    choose_source(page, "Webcam")
+    page.get_by_role("button", name="Start the camera").click()
+    until(page, "Boolean(window.allowCamera)")
+    choose_source(page, "Photos")
+    page.get_by_test_id("stFileUploader").wait_for()
+    until(page, "!document.querySelector('video')")
+    page.evaluate("window.allowCamera()")
+    until(page, "window.given?.getTracks().every(track => track.readyState === 'ended')")
+    assert not [url for url in sockets if "/live?" in url]
+
+
+def test_what_was_recorded_is_there_when_the_camera_is_off(page):
+    choose_source(page, "Webcam")
+    page.get_by_role("button", name="Start the camera").click()
+    page.get_by_role("button", name="Record").click()
+    page.wait_for_timeout(1500)
+    page.get_by_role("button", name="Stop", exact=True).click()
+    page.get_by_role("button", name="Start the camera").wait_for()
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="webcam.csv").click()
+    assert saved.value.path().read_text(encoding="utf-8-sig").startswith("seconds,model,face,emotion")
+    page.get_by_role("button", name="Start the camera").click()
+    page.get_by_role("button", name="Record").click()
+    page.wait_for_timeout(1500)
+    with page.expect_download() as saved:  # there is no link to click on any more
+        choose_source(page, "Photos")
+    assert saved.value.suggested_filename.startswith("webcam.")
+
+
 NO_CAMERA = {
     "no HTTPS": ("Object.defineProperty(navigator, 'mediaDevices', {value: undefined})", "over HTTPS"),
     "no permission": (

@@ -8,7 +8,7 @@ const small = document.createElement("canvas").getContext("2d", { willReadFreque
 const button = document.querySelector("button"), file = document.querySelector("input");
 const status = document.querySelector("[role=status]"), list = document.querySelector("ol");
 const percent = (p) => `${Math.round(100 * p)}%`;
-let stream = null;
+let stream = null, turn = null;
 
 const sessions = open(new URLSearchParams(location.search).get("model") || "mobilenet_v3");
 sessions.then(() => { status.textContent = "Ready."; document.body.dataset.ready = "yes"; })
@@ -65,6 +65,7 @@ file.addEventListener("change", async () => {
 });
 
 function stop() {
+  turn = null;
   stream?.getTracks().forEach((track) => { track.onended = null; track.stop(); });
   stream = null;
   button.textContent = "Start the camera";
@@ -74,10 +75,13 @@ button.addEventListener("click", async () => {
   if (stream) return stop();
   if (button.ariaDisabled === "true") return;
   button.ariaDisabled = "true"; // a second camera could not be stopped
+  const mine = (turn = {}); // until a photo is chosen, which can be while the browser asks about the camera
   try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 480 } });
+    const camera = await navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 480 } });
+    if (mine !== turn) return camera.getTracks().forEach((track) => track.stop());
+    stream = camera;
   } catch (error) {
-    status.textContent = `The camera cannot be used: ${error.message}`;
+    if (mine === turn) status.textContent = `The camera cannot be used: ${error.message}`;
     return;
   } finally {
     button.ariaDisabled = "false";

@@ -20,16 +20,19 @@ class Wire {
     if (this.find('.start').ariaDisabled === 'true') return;  // a second camera could not be stopped
     if (!navigator.mediaDevices) return this.fail('insecure');
     this.waits(true);
+    const turn = this.turn = {};  // until the next stop; the visitor may leave while the browser asks about the camera
     try {
       const wish = {width: {ideal: 640}, height: {ideal: 480}, frameRate: {ideal: 30}};
       if (this.cameraId) wish.deviceId = {exact: this.cameraId};
-      this.stream = await navigator.mediaDevices.getUserMedia({video: wish});
-    } catch (e) { return this.fail(WHY[e.name] ?? 'denied'); }
-    this.stream.getTracks()[0].onended = () => this.fail('none');
-    this.video.srcObject = this.stream;
-    await this.video.play();
-    this.cameras(await navigator.mediaDevices.enumerateDevices());
-    this.connect();
+      const stream = await navigator.mediaDevices.getUserMedia({video: wish});
+      if (turn !== this.turn) return stream.getTracks().forEach(t => t.stop());
+      this.stream = stream;
+      stream.getTracks()[0].onended = () => this.fail('none');
+      this.video.srcObject = stream;
+      await this.video.play();
+      this.cameras(await navigator.mediaDevices.enumerateDevices());
+      if (turn === this.turn) this.connect();
+    } catch (e) { if (turn === this.turn) this.fail(WHY[e.name] ?? 'denied'); }
   }
   connect() {
     const url = new URL('live', document.baseURI.replace(/[^/]*$/, ''));
@@ -71,7 +74,7 @@ class Wire {
     this.tell(problem);
   }
   stop() {
-    const old = this.socket; this.socket = null; old?.close();
+    const old = this.socket; this.socket = this.turn = null; old?.close();
     this.recordEnds();
     this.stream?.getTracks().forEach(t => { t.onended = null; t.stop(); });
     this.video.srcObject = null; this.history = []; this.answers = [];
@@ -152,6 +155,7 @@ class Tools extends Wire {
   save(blob, name) {
     const link = Object.assign(document.createElement('a'), {href: URL.createObjectURL(blob), download: name, textContent: name});
     this.find('.saved').append(link);
+    if (!link.isConnected) link.click();  // the visitor has left, and could not click it
   }
   note(faces) {
     const seconds = ((performance.now() - this.since) / 1000).toFixed(2);
