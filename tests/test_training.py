@@ -30,7 +30,7 @@ from fer_nb.training.callbacks import ResumeCallback
 from fer_nb.training.checkpoints import average_checkpoints, save_checkpoint
 from fer_nb.training.distillation import make_bank
 from fer_nb.training.learner import train
-from fer_nb.training.reproduce import read_plan, ready_stages, reproduce
+from fer_nb.training.reproduce import read_plan, ready_stages, reproduce, run_parallel
 from fer_nb.training.runs import RUN_FIELDS, list_runs, load_runs, save_runs
 from fer_nb.view_bank import ViewBank, load_bank
 
@@ -206,6 +206,33 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+# accelerate says multi_gpu for several processes of its own, GPUs or not
+LAUNCH_TWO = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
+
+COUNTS_EPOCHS = """
+import os, time, torch
+from fer_nb.data.synthetic import synthetic_dataset
+from fer_nb.model_api import model_recipe
+from fer_nb.training.learner import epochs_for_time
+from fer_nb.training.parallel import distributed_context
+torch.set_num_threads(1)
+recipe = model_recipe("custom_cnn", batch_size=20)
+with distributed_context(recipe) as first:
+    start = time.monotonic() - (0 if first else 3000)
+    epochs = epochs_for_time(3600, "custom_cnn", synthetic_dataset(1400), recipe, start)
+    os.write(1, b"%d\\n" % epochs)  # whole, as print is not
+"""
+
+
+def test_two_processes_count_the_same_epochs(tmp_path):
+    (script := tmp_path / "script.py").write_text(COUNTS_EPOCHS)
+    answer = subprocess.run([*LAUNCH_TWO, script], capture_output=True, text=True, timeout=300)
+    assert answer.returncode == 0, answer.stderr
+    first, other = map(int, answer.stdout.split())
+    assert first == other
+
+
 ONE_OF_TWO = """
 import json, sys, torch
 from fer_nb.data.synthetic import synthetic_dataset
@@ -224,11 +251,8 @@ def test_two_processes_train_as_one(bf16, rel, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(f"import fer_nb.training.cpu as cpu\ncpu.has_bf16 = lambda device: {bf16}\n{ONE_OF_TWO}")
     plain = [sys.executable, str(script)]
-    # accelerate says multi_gpu for several processes of its own, GPUs or not
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", str(script)]
     logs = []
-    for folder, command in (("one", plain), ("two", launch)):
+    for folder, command in (("one", plain), ("two", [*LAUNCH_TWO, str(script)])):
         answer = subprocess.run([*command, tmp_path / folder], capture_output=True, text=True)
         assert answer.returncode == 0, answer.stderr
         logs.append([[float(v) for v in line.split(",")[:-1]]
@@ -335,6 +359,31 @@ def test_a_plan_may_use_any_initial_weights_of_its_model(tmp_path, monkeypatch):
     (tmp_path / "plan.ini").write_text(TEACHER + "init = vggface\n[a]\nmodel = custom_cnn\ninit = t")
     plan = read_plan(tmp_path / "plan.ini")
     assert [(stage.name, stage.needs) for stage in plan.values()] == [("t", ()), ("a", ("t",))]
+
+
+@pytest.mark.parametrize(("named", "names"), [
+    ("", ["0", "1"]), ("2,3", ["2", "3"]), ("GPU-8a1f,GPU-c0de,9", ["GPU-8a1f", "GPU-c0de"]),
+])
+def test_stages_side_by_side_use_the_gpus_that_were_granted(named, names, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    used = []
+
+    class Process:
+        stdout, returncode = (), 0
+
+        def __init__(self, command, env, **how):
+            used.append((command[command.index("--only") + 1], env["CUDA_VISIBLE_DEVICES"]))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    assert run_parallel([*read_plan().values()][:3], [], print) == []
+    assert sorted(used) == sorted(zip([*read_plan()][:3], [*names, names[0]], strict=True))
 
 
 def test_minutes_or_epochs(tmp_path, monkeypatch):

@@ -54,7 +54,7 @@ from fer_nb.training.checkpoints import (
 )  # fmt: skip
 from .cpu import autocast_bf16, optimize_depthwise, tune_malloc
 from .dataloaders import make_dataloaders
-from .parallel import ShardBatch, distributed_context
+from .parallel import ShardBatch, agree, distributed_context
 from ..view_bank import bank_of
 
 # %% ../../nbs/43_training.ipynb #3cb94598
@@ -325,10 +325,10 @@ def all_are(
 def after_batch(self: StepTimer) -> None:
     self.steps += 1
     if self.phase == "done":
-        if self.all_are("done"):
+        if agree(self.all_are("done")):
             raise CancelFitException
-    elif self.steps >= (10 if self.phase == "ready" else 40) and time.perf_counter() - self.began > 5:
-        if self.phase == "ready" and self.all_are("ready"):
+    elif agree(self.steps >= (10 if self.phase == "ready" else 40) and time.perf_counter() - self.began > 5):
+        if self.phase == "ready" and agree(self.all_are("ready")):
             self.phase, self.steps, self.began = "timed", 0, self.now()
         elif self.phase == "timed":
             self.seconds, self.phase = (self.now() - self.began) / self.steps, "done"
@@ -345,7 +345,7 @@ def epoch_seconds(
     net = init_model(model, timed, lambda _: None, data["Training"].emotions)
     learn = make_learner(net, data, timed, model_module(model).LAYER_GROUPS, [timer])
     learn.fit(timed.epochs)
-    return timer.seconds * len(learn.dls.train)
+    return agree(timer.seconds) * len(learn.dls.train)
 
 # %% ../../nbs/43_training.ipynb #89c13a11
 def epochs_for_time(
@@ -363,7 +363,7 @@ def epochs_for_time(
     look = large * faces / len(data["Training"]) / 3
     rare = min(look, max(epoch / 20, look * epoch / ResumeCallback.interval))
     epoch += rare if recipe.schedule == "one_cycle" else look
-    left = 0.97 * (seconds - (time.monotonic() - start)) - 0.7 * large  # artifacts go over Training twice
+    left = 0.97 * (seconds - agree(time.monotonic() - start)) - 0.7 * large  # artifacts go over Training twice
     if left < epoch:
         least = (epoch + 0.7 * large) / 0.97 + time.monotonic() - start
         given = f"{seconds / 60:g} minutes"

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 from fastai.callback.core import Callback
+from fastai.torch_core import default_device
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.nn.functional import all_reduce
@@ -19,7 +20,7 @@ from ..core import RecipeError
 from ..recipe import Recipe
 
 # %% auto #0
-__all__ = ['SyncBatchNorm', 'ShardBatch', 'distributed_context']
+__all__ = ['SyncBatchNorm', 'ShardBatch', 'distributed_context', 'agree']
 
 # %% ../../nbs/34_parallel.ipynb #80352c5e
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -93,3 +94,14 @@ def distributed_context(
         yield dist.get_rank() == 0
     finally:
         dist.destroy_process_group()
+
+# %% ../../nbs/34_parallel.ipynb #0e195486
+def agree(
+    value: float,  # that may differ among processes, as a time
+) -> float:
+    "The first process's value, in all of them."
+    if not dist.is_initialized():
+        return value
+    shared = torch.tensor(value, dtype=torch.float64, device=default_device())
+    dist.broadcast(shared, 0)
+    return shared.item()

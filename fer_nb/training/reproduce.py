@@ -36,7 +36,7 @@ from ..view_bank import VIEW_SETTINGS, ViewBank, load_bank
 # %% auto #0
 __all__ = ['KINDS', 'FILES', 'SETTINGS', 'Stage', 'named_stages', 'check_settings', 'make_stage', 'ready_stages', 'merge_like',
            'read_plan', 'find_stage_output', 'write_ensemble_weights', 'stage_inputs', 'recorded_inputs',
-           'check_stage_output', 'run_stage', 'run_parallel', 'run_ready_stages', 'reproduce']
+           'check_stage_output', 'run_stage', 'gpu_names', 'run_parallel', 'run_ready_stages', 'reproduce']
 
 # %% ../../nbs/68_reproduce.ipynb #7ebcbff2
 @dataclass(frozen=True)
@@ -285,6 +285,12 @@ def run_stage(
         with explain_device_errors(str):
             make_bank(teachers, data, log=log, **counts, **settings).save(stage.output_path(out))
 
+# %% ../../nbs/68_reproduce.ipynb #bf2f7f43
+def gpu_names() -> list[str]:  # as CUDA_VISIBLE_DEVICES has them
+    "The GPUs that this process may use: on a machine that is shared perhaps not all."
+    n = torch.cuda.device_count()
+    return (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(n)))).split(",")[:n]
+
 # %% ../../nbs/68_reproduce.ipynb #bf2f7f44
 def run_parallel(
     stages: Sequence[Stage],  # that need nothing of one another
@@ -296,7 +302,7 @@ def run_parallel(
 
     def follow(stage, gpu):
         command = [sys.executable, "-c", "from fer_nb.cli import main; main()", "reproduce", "--only", stage.name]
-        env = os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu), "PYTHONUNBUFFERED": "1", "FER_NB_TOGETHER": together}
+        env = os.environ | {"CUDA_VISIBLE_DEVICES": gpu, "PYTHONUNBUFFERED": "1", "FER_NB_TOGETHER": together}
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         with subprocess.Popen([*command, *options], env=env, **pipes) as process:
             for line in process.stdout:
@@ -304,8 +310,8 @@ def run_parallel(
         if process.returncode:
             failed.append(stage.name)
 
-    gpus = torch.cuda.device_count()
-    threads = [threading.Thread(target=follow, args=(stage, i % gpus)) for i, stage in enumerate(stages)]
+    gpus = gpu_names()
+    threads = [threading.Thread(target=follow, args=(stage, gpus[i % len(gpus)])) for i, stage in enumerate(stages)]
     with tempfile.TemporaryDirectory() as folder:
         together = f"{folder}:{len(stages)}"  # steps are timed when all are under way
         for thread in threads:
