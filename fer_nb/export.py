@@ -29,7 +29,7 @@ from fer_nb.calibration import (
 )
 from .core import DatasetError, ModelError, atomic_write, models_dir
 from .data.dataset import SIZE, FaceDataset, Split
-from .evaluation.evaluate import Evaluation, evaluate, onnx_predictor, predict_proba
+from .evaluation.evaluate import Evaluation, evaluate, onnx_predictor, predict_proba, reduced_side
 from .metrics import METRICS, compute_metrics, fraction, log_probs
 from .model_api import FaceClassifier, checkpoint_emotions, load_checkpoint, load_trained, make_classifier
 from .runtime import open_session, own_threshold
@@ -293,7 +293,7 @@ def check_calibration_files(
     if out.exists():
         raise ModelError(f"{out} is there already, and is not overwritten. Give another name, or delete it.")
 
-
+# %% ../nbs/66_export.ipynb #6c0a0c0c
 def check_calibration_faces(
     data: FaceDataset,
     e: Evaluation,  # of its faces
@@ -305,6 +305,10 @@ def check_calibration_faces(
     if len(e) < MIN_FACES or few:
         raise DatasetError(f"A calibration needs {MIN_FACES} faces, {MIN_CLASS_FACES} of each emotion. "
                            f"There are {len(e)}{few}. Add some, or give another --split.")
+    face_size = int(metadata.get("face_size", SIZE))
+    if side := reduced_side(data, face_size):
+        raise DatasetError(f"The faces were reduced to {side} px, and the model takes {face_size}. Read them with "
+                           f"size={face_size}.")
     seen = json.loads(metadata.get("trained_on", "{}")).get("fingerprint") == data.fingerprint
     if seen and e.split in ("Training", "all"):
         raise DatasetError("The model was trained on these faces, or on some of them. Give others: --split PublicTest")

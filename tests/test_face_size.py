@@ -16,13 +16,13 @@ pytest.importorskip("onnxruntime")
 
 from fer_nb import custom_cnn
 from fer_nb.augmentation import Preprocess
-from fer_nb.core import ModelError, RecipeError, available_models, models_dir
+from fer_nb.core import DatasetError, ModelError, RecipeError, available_models, models_dir
 from fer_nb.data.dataset import FaceDataset, Split
 from fer_nb.data.load import load_data
 from fer_nb.data.synthetic import draw_face, synthetic_faces
 from fer_nb.evaluation.evaluate import evaluate, load_predictor
 from fer_nb.evaluation.robustness import corruption_metrics, zoom
-from fer_nb.export import export, max_abs_diff
+from fer_nb.export import calibrate, export, max_abs_diff
 from fer_nb.inference import EmotionRecognizer
 from fer_nb.model_api import load_checkpoint, load_classifier
 from fer_nb.recipe import Recipe
@@ -92,6 +92,14 @@ def test_what_only_large_faces_show_is_learned(trained, read, tmp_path):
     assert load_checkpoint(tmp_path / "best_custom_cnn.pth")["face_size"] == 48
     assert evaluate(tmp_path / "best_custom_cnn.pth", large).metrics["accuracy"] < 0.7
     assert evaluate(tmp_path / "best_custom_cnn.pth", small).metrics["accuracy"] < 0.7
+
+
+def test_faces_that_were_read_smaller_are_not_taken_for_unknown_ones(trained, read, tmp_path):
+    said = {size: " ".join(evaluate(trained[1], read(size), "Training").notes) for size in (48, SIDE)}
+    assert "reduced to 48 px" in said[48] and "reduced" not in said[SIDE] and "was trained on" in said[SIDE]
+    for size, message in {48: "Read them with size=96", SIDE: "trained on these faces"}.items():
+        with pytest.raises(DatasetError, match=message):
+            calibrate(trained[1], read(size), tmp_path / "mine.onnx", "Training")
 
 
 def test_the_commands_follow_the_file(trained, source, tmp_path):

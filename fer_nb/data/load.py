@@ -340,7 +340,7 @@ def check_source_paths(
             raise DatasetError(f"There is no file or folder {p}. {DOWNLOAD_HINT}")
     return path, votes
 
-
+# %% ../../nbs/13_load.ipynb #48c025d5
 def keep_cache(
     data: FaceDataset,  # gets a note where nothing can be written
     files: list[Path],  # where the cache may lie, the best place first

@@ -26,8 +26,8 @@ from ..model_api import load_trained, make_classifier
 
 # %% auto #0
 __all__ = ['BATCH', 'Predictor', 'onnx_predictor', 'torch_predictor', 'load_predictor', 'predict_proba', 'Evaluation',
-           'select_split', 'default_split', 'dataset_notes', 'with_emotions', 'evaluate', 'check_same_images',
-           'agreement', 'concat', 'compare']
+           'select_split', 'default_split', 'dataset_notes', 'with_emotions', 'reduced_side', 'evaluate',
+           'check_same_images', 'agreement', 'concat', 'compare']
 
 # %% ../../nbs/60_evaluation.ipynb #939ca35a
 @dataclass(frozen=True)
@@ -293,6 +293,15 @@ def with_emotions(
     notes = [f"{e} is no emotion of this model: {format_count(n)} left out" for e, n in left.items()]
     return replace(select_emotions(data, predict.emotions), notes=[*data.notes, *notes])
 
+# %% ../../nbs/60_evaluation.ipynb #a213e83d
+def reduced_side(
+    data: FaceDataset,
+    face_size: int,  # of a model, pixels
+) -> int:  # pixels; 0 where no face was reduced below what the model takes
+    "The side of faces that were read smaller than a model takes them: whether it was trained on them cannot be told."
+    side = max(split.face_size for split in data.splits.values())
+    return side if side < face_size and any(step.startswith("resized") for step in data.conversions) else 0
+
 # %% ../../nbs/60_evaluation.ipynb #763abac3
 def evaluate(
     model: str | Path,  # a name of `MODELS`, a checkpoint .pth or an exported .onnx
@@ -319,6 +328,9 @@ def evaluate(
     notes = [f"no image of {', '.join(absent)}: not in any average"] if absent else []
     if split in ("all", "Training") and predict.trained_on == data.fingerprint:
         notes.append(f"the model was trained on {len(data['Training']):,} of these images: the figures are too good")
+    if side := reduced_side(data, predict.face_size):
+        notes.append(f"the faces were reduced to {side} px: whether the model, which takes {predict.face_size}, was "
+                     f"trained on them is not known. Read them with size={predict.face_size}")
     notes = (*notes, *dataset_notes(data))
     return Evaluation(name, split, faces.labels, probs, duplicate, took, notes, faces.vote_shares, faces.emotions)
 
