@@ -24,8 +24,8 @@ from .core import FerError, atomic_write, brief, file_hash
 __all__ = ['FILENAME_ERRORS', 'Rows', 'AddRows', 'TEXT_COLUMNS', 'INT_COLUMNS', 'TABLE_WRITERS', 'SETTINGS_FILE', 'Work',
            'csv_writer', 'jsonl_writer', 'encode_rows', 'parquet_name', 'parquet_writer', 'check_table', 'table_writer',
            'append_rows', 'rows_path', 'appending_table', 'read_rows', 'read_partial_table', 'is_close',
-           'check_same_rows', 'name_by_content', 'keep_settings', 'check_settings', 'end_with', 'start_worker',
-           'run_in_worker', 'map_processes', 'quiet']
+           'check_same_rows', 'name_by_content', 'keep_settings', 'check_settings', 'common_folder', 'is_inside',
+           'end_with', 'start_worker', 'run_in_worker', 'map_processes', 'quiet']
 
 # %% ../nbs/08_batch.ipynb #b0000009
 FILENAME_ERRORS = "surrogateescape"  # error handler for names of files, which on Linux need not be UTF-8
@@ -282,6 +282,25 @@ def check_settings(
     if differs := "; ".join(f"{k} {then.get(k)}, not {v}" for k, v in settings.items() if then.get(k) != v):
         raise FerError(f"{folder} was begun with another model or other settings: {differs}. "
                        "Continue it with what it was begun with, or name another folder.")
+
+# %% ../nbs/08_batch.ipynb #b0000052
+def common_folder(
+    paths: Iterable[str],  # of files
+) -> str:  # absolute
+    "The folder that all files are in; files on several drives have none, which is a `FerError`."
+    try:
+        return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths] or ["/"])
+    except ValueError:
+        raise FerError("The files are on several drives, so their copies have no common place. Annotate those of one "
+                       "drive at a time.") from None
+
+
+def is_inside(
+    path: str | Path,
+    folder: str | Path,
+) -> bool:
+    "Whether a path lies below a folder; neither has to exist."
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
 
 # %% ../nbs/08_batch.ipynb #b0000026
 Work: TypeAlias = "Callable[[Any, Any], Any]"  # recognizer, chunk -> answer

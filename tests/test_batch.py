@@ -1,6 +1,7 @@
 "Many photos: one table of three kinds, whatever the number of processes, and whatever was killed on the way."
 
 import json
+import ntpath
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from conftest import FER_NB, fer_nb, one_line
 from PIL import Image
 
+from fer_nb import batch
 from fer_nb.batch import TABLE_WRITERS, read_partial_table, read_rows, rows_path, table_writer
 from fer_nb.core import EMOTIONS, FerError
 from fer_nb.data.synthetic import draw_face
@@ -47,6 +49,14 @@ def rows(folder, tmp_path_factory):
         assert done.returncode == 1 and done.stderr.count("error: ") == 1 and not done.stdout  # broken.jpg
         assert [path.name for path in table.parent.iterdir()] == [table.name]
     return {suffix: table.read_bytes() for suffix, table in tables.items()} | {"all": [*read_rows(tables[".jsonl"])]}
+
+
+def test_files_on_two_drives_have_no_common_folder(monkeypatch):
+    with monkeypatch.context() as windows:
+        windows.setattr(batch.os, "path", ntpath)
+        with pytest.raises(FerError, match="several drives"):
+            batch.common_folder([r"C:\a.jpg", r"D:\b.jpg"])
+        assert batch.common_folder([r"C:\a\1.jpg", r"C:\a\b\2.jpg"]) == r"C:\a"
 
 
 def test_each_table_holds_the_same(rows, folder, tmp_path):

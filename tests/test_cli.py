@@ -450,6 +450,15 @@ def test_predict_draws_beside_and_never_over(photos, tmp_path):
         (photos / name).unlink()
 
 
+def test_drawings_are_no_originals_wherever_their_folder_lies(photos, tmp_path):
+    (tmp_path / "sub").mkdir()
+    shutil.copy(photos / "face.png", tmp_path / "sub")
+    for _ in range(2):
+        done = fer_nb("predict", tmp_path / "**" / "*.png", "--annotate", tmp_path / "out")
+    assert done.exit_code == 0 and "left out" in done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["face_faces.png"]
+
+
 def test_drawings_of_one_name_stay_apart(photos, tmp_path):
     names = ["face.png", "face.tif", "face.bmp", "face.jpg", "face.JPG"]
     for name in names:

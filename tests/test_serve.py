@@ -22,9 +22,13 @@ from PIL import Image
 
 pytest.importorskip("uvicorn", reason="the service needs the [serve] extra")
 
+from starlette.datastructures import URL
+from starlette.requests import Request
+
 from fer_nb.core import EMOTIONS, FerError
 from fer_nb.data.synthetic import draw_face
 from fer_nb.inference import EmotionRecognizer, Result
+from fer_nb.service.server import check_request
 from fer_nb.video.containers import in_memory_tempdir
 
 MODEL = "custom_cnn"
@@ -250,6 +254,14 @@ def endless(recognizer, content):
         while True:
             time.sleep(0.1)
             yield "line\n"
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/recognize", 401), ("/healthz", None)])
+def test_a_host_that_looks_like_a_path_opens_nothing(path, status, monkeypatch):
+    monkeypatch.setattr(Request, "url", URL("http://a/healthz?/v1/recognize"))  # as starlette 0.46 reads the host
+    request = Request({"type": "http", "method": "POST", "path": path, "headers": [(b"host", b"a/healthz?")]})
+    answer = check_request(request, "secret", ())
+    assert (answer and answer.status_code) == status
 
 
 def test_a_video_is_gone_when_its_sender_is(monkeypatch):

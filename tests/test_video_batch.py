@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from conftest import fer_nb, tiny_model
 from PIL import Image
 
-from fer_nb.core import FerError
+from fer_nb.core import FerError, models_dir
 from fer_nb.data.synthetic import draw_face
 
 pytest.importorskip("av")
@@ -184,6 +185,47 @@ def test_an_original_is_not_drawn_over_and_a_drawing_is_no_original(videos, tmp_
         done = process_videos([folder], tmp_path / "t.jsonl", SETTINGS, annotate=folder, resume=resume)
         assert [os.path.basename(summary.source) for summary in done] == ["a.mp4"]
     assert sorted(path.name for path in folder.iterdir() if path.name[0] != ".") == ["a.mp4", "a_faces.mp4"]
+
+
+def test_a_drawing_is_no_original_wherever_its_folder_lies(videos, tmp_path):
+    (tmp_path / "films" / "sub").mkdir(parents=True)
+    (tmp_path / "films" / "sub" / "a.mp4").write_bytes((videos / "0.mp4").read_bytes())
+    looked, out = [], tmp_path / "films" / "out"
+    how = dict(annotate=out, on_done=lambda summary, *_: looked.append(summary.source))
+    for resume in (False, True):
+        process_videos([tmp_path / "films"], tmp_path / "t.jsonl", SETTINGS, resume=resume, **how)
+    assert [os.path.basename(source) for source in looked] == ["a.mp4"]
+    assert [path.name for path in out.iterdir()] == ["a_faces.mp4"]
+
+
+def test_the_parts_of_another_model_are_made_again(videos, tmp_path):
+    looked, model = [], tmp_path / "mine.onnx"
+    settings, how = replace(SETTINGS, model=str(model)), dict(on_done=lambda summary, *_: looked.append(summary))
+    for name in ("custom_cnn", "custom_cnn", "mobilenet_v3"):
+        shutil.copy(models_dir() / f"{name}.onnx", model)
+        process_videos([videos / "0.mp4"], tmp_path / "t.csv", settings, resume=True, **how)
+    assert len(looked) == 2
+    shutil.copy(models_dir() / "custom_cnn.onnx", model)
+    with pytest.raises(VideoError, match="another model"):
+        process_videos([videos / "2.mp4"], tmp_path / "t.csv", settings, resume=True)
+
+
+def test_what_a_killed_process_left_is_no_part(videos, tmp_path):
+    table = tmp_path / "t.jsonl"
+    process_videos([videos / "0.mp4"], table, SETTINGS)
+    before = table.read_bytes()
+    for i, content in enumerate(("", '{"summary": {}}\n{"emo')):
+        (tmp_path / ".t.jsonl.parts" / f".{i}.jsonl.7.part.jsonl").write_text(content)
+    process_videos([videos / "0.mp4"], table, SETTINGS, resume=True)
+    assert table.read_bytes() == before
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="a file that gives an input/output error")
+def test_a_file_that_the_disk_does_not_give_is_an_error_of_its_own(videos, tmp_path):
+    (tmp_path / "bad.mp4").symlink_to("/proc/self/mem")
+    (tmp_path / "good.mp4").write_bytes((videos / "0.mp4").read_bytes())
+    bad, good = process_videos([tmp_path], tmp_path / "t.csv", SETTINGS)
+    assert "bad.mp4 cannot be read (Input/output error)" in bad.error and good.frames == 4 and not good.error
 
 
 def test_a_table_keeps_the_videos_that_are_not_named_again(videos, tmp_path):

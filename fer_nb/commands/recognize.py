@@ -18,7 +18,8 @@ from typing import Annotated, Any
 import typer
 
 from fer_nb.batch import (
-    AddRows, appending_table, check_same_rows, map_processes, read_partial_table, rows_path, table_writer,
+    AddRows, appending_table, check_same_rows, common_folder, is_inside, map_processes, read_partial_table, rows_path,
+    table_writer,
 )  # fmt: skip
 from fer_nb.commands.base import (
     CropOption, DeviceOption, JsonOption, MinFaceOption, ModelOption, PriorOption, ThresholdOption, TtaOption, app,
@@ -208,19 +209,16 @@ def predict_on_ray(
 def find_originals(
     paths: list[str],  # as given on the command line
     annotate: Path | None,  # folder for annotated photos
-) -> tuple[list[str], str]:  # photos in the order given, and the folder that all are in
+) -> tuple[list[str], str]:  # photos in the order given; the folder that all are in, where they are annotated
     "The photos that are to be read: not annotated outputs of earlier runs."
     from fer_nb.drawing import is_drawing
     from fer_nb.images import find_images, source_name
 
     photos = find_images(paths, annotate)
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(source_name(path))) for path in photos] or ["/"])
-    drawn = [annotated_path(annotate, source_name(path), root) for path in photos] if annotate else []
-    copies = {os.path.abspath(path) for path in drawn}
-    originals = [path for path in photos if os.path.abspath(path) not in copies or not is_drawing(path)]
+    originals = [path for path in photos if not annotate or not (is_inside(path, annotate) and is_drawing(path))]
     if len(originals) < len(photos):
         typer.echo(f"left out, as annotated copies of other photos: {len(photos) - len(originals):,}", err=True)
-    return originals, root
+    return originals, common_folder(map(source_name, originals)) if annotate else ""
 
 # %% ../../nbs/94_commands_recognize.ipynb #1503f2e4
 def predict_locally(

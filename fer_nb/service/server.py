@@ -193,7 +193,7 @@ def check_request(
     if hosts and host not in hosts:
         return error_response(421, "This service answers to its own machine only.")
     token = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
-    if key and request.url.path not in PUBLIC_PATHS and not hmac.compare_digest(token, key.encode()):
+    if key and request.scope["path"] not in PUBLIC_PATHS and not hmac.compare_digest(token, key.encode()):
         return error_response(401, "Send the key: Authorization: Bearer <key>.", **{"WWW-Authenticate": "Bearer"})
     return None
 

@@ -12,15 +12,17 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
-from ..batch import check_table, map_processes, table_writer
-from ..core import EMOTIONS, FerError, atomic_write
+from ..batch import check_table, common_folder, is_inside, map_processes, name_by_content, table_writer
+from ..core import EMOTIONS, FerError, atomic_write, default_model
 from ..inference import EmotionRecognizer
+from ..runtime import model_path
 from .containers import STREAM_ADDRESS, VideoError, display_name
-from .output import Timeline, check_outputs, video_writer
+from .output import Timeline, check_outputs, is_annotated, video_writer
 from .reader import VideoReader
 from .tracking import SMOOTH, track_video, video_columns
 
@@ -69,7 +71,7 @@ def batch_columns(
     "The columns of the table, in their order."
     return "source", *video_columns(emotions), "error"
 
-
+# %% ../../nbs/79_video_batch.ipynb #b1e0d00d
 @dataclass(frozen=True)
 class VideoSettings:
     "How videos are processed; a change of any field changes the rows."
@@ -81,6 +83,12 @@ class VideoSettings:
     min_face: int = 0  # width of the smallest face wanted, pixels
     tta: bool = False  # test-time augmentation
     threshold: float | None = None  # 0-1; below it an answer is "not sure"
+
+    @cached_property
+    def made_with(self) -> dict:
+        "The settings as plain values, with the content of the model's files."
+        models = [self.model] if isinstance(self.model, str) else self.model or [default_model()]
+        return asdict(self) | {"model": name_by_content(map(model_path, models))}
 
     def recognizer(
         self,
@@ -141,10 +149,10 @@ def part_header(
     source: str,
     settings: VideoSettings,
 ) -> dict:
-    "From what a part is made: the file and the settings."
+    "From what a part is made: the file, the settings and the model."
     about = os.stat(source) if os.path.isfile(source) else None
     file = [about.st_size, about.st_mtime_ns] if about else None
-    return json.loads(json.dumps(dict(source=source_label(source), file=file, settings=asdict(settings))))
+    return json.loads(json.dumps(dict(source=source_label(source), file=file, settings=settings.made_with)))
 
 # %% ../../nbs/79_video_batch.ipynb #ce24f46f
 def write_part(
@@ -207,10 +215,11 @@ def other_parts(
     videos: list[str],  # of this run
     settings: VideoSettings,
 ) -> list[Path]:
-    "The parts of videos of earlier runs, which stay in the table; with other settings they are a `VideoError`."
-    others = sorted({*parts.glob("*.jsonl")} - {part_path(parts, source) for source in videos})
+    "The parts of other videos, which stay in the table; those of other settings or another model are a `VideoError`."
+    others = sorted({*parts.glob("[!.]*.jsonl")} - {part_path(parts, source) for source in videos})
     if any(read_header(part).get("settings") != part_header("", settings)["settings"] for part in others):
-        raise VideoError(f"{table} has other videos, with other settings. Name them too, or another table.")
+        raise VideoError(f"{table} has other videos, with other settings or another model. Name them too, or another "
+                         "table.")
     return others
 
 # %% ../../nbs/79_video_batch.ipynb #b1e00016
@@ -247,9 +256,8 @@ def annotated_paths(
     "The same places below `folder`: talks/a.mkv becomes folder/talks/a_faces.mp4."
     if folder is None:
         return [None] * len(sources)
-    whole = [os.path.abspath(source) for source in sources]
-    root = os.path.commonpath([os.path.dirname(path) for path in whole] or ["/"])
-    inside = [Path(os.path.relpath(path, root)) for path in whole]
+    root = common_folder(sources)
+    inside = [Path(os.path.relpath(source, root)) for source in sources]
     paths = [Path(folder, path.with_name(f"{path.stem}_faces.mp4")) for path in inside]
     twice = {path for path in paths if paths.count(path) > 1}
     return [Path(folder, old.with_name(f"{old.name}_faces.mp4")) if path in twice else path
@@ -260,9 +268,8 @@ def without_copies(
     videos: list[str],
     annotate: str | Path | None,  # folder for the videos with boxes
 ) -> list[str]:
-    "The videos that no earlier run has drawn into `annotate`."
-    drawn = {os.path.abspath(path) for path in annotated_paths(annotate, videos) if path}
-    return [video for video in videos if os.path.abspath(video) not in drawn]
+    "The videos that no earlier run has written to `annotate`."
+    return [video for video in videos if not annotate or not (is_inside(video, annotate) and is_annotated(video))]
 
 # %% ../../nbs/79_video_batch.ipynb #b1e0001f
 def prepare_parts(
@@ -302,7 +309,7 @@ def process_videos(
 
         summaries = process_videos(["talks/"], "talks.parquet", VideoSettings(stride=5), workers=4)
     """
-    table, videos = Path(table), without_copies(find_videos(sources), annotate)
+    table, videos, settings = Path(table), without_copies(find_videos(sources), annotate), replace(settings)
     with settings.recognizer() as recognizer:  # a model that cannot be used is an error before anything is written
         columns = batch_columns(recognizer.emotions)
     outs = annotated_paths(annotate, videos)

@@ -225,7 +225,7 @@ def find_camera(
 STREAM_ADDRESS = re.compile(r"(rtsps?|rtmps?|https?|udp|rtp|srt)://", re.I)
 NUMBERED = re.compile(r"%0?\d*d")  # as in frame_%04d.png
 
-
+# %% ../../nbs/74_video_containers.ipynb #a1f00129
 def source_kind(
     source: str | Path | int,
 ) -> str:  # camera, stream, sequence, animation or file
@@ -239,8 +239,12 @@ def source_kind(
         if not os.path.isfile(name):
             hint = "Give a video: MP4, MOV, WebM, MKV or AVI; or numbered pictures: folder/frame_%04d.png"
             raise VideoError(f"{name} is not a file. {hint}.")
-        with open(name, "rb") as file:
-            head = file.read(12)
+        try:
+            with open(name, "rb") as file:
+                head = file.read(12)
+        except OSError as e:
+            why = e.strerror or e
+            raise VideoError(f"{os.path.basename(name)} cannot be read ({why}). Check its permissions.") from e
         if not head:
             raise VideoError(f"{os.path.basename(name)} is empty.")
         return "animation" if head[:4] == b"RIFF" and head[8:] == b"WEBP" else "file"

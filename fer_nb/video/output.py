@@ -26,9 +26,10 @@ from .reader import VideoReader, sequence_files
 from .tracking import SMOOTH, FrameResult, track_video
 
 # %% auto #0
-__all__ = ['LEFT', 'TOP', 'STRIP', 'GAP', 'OUTPUT_SUFFIXES', 'EmotionBins', 'forward_fill_columns', 'draw_strip', 'draw_legend',
-           'draw_time_axis', 'summarize_track', 'Timeline', 'check_outputs', 'can_copy', 'add_audio_stream', 'silence',
-           'audio_packets', 'open_audio', 'AudioMuxer', 'VideoWriter', 'video_writer', 'annotate_video', 'to_pandas']
+__all__ = ['LEFT', 'TOP', 'STRIP', 'GAP', 'OUTPUT_SUFFIXES', 'COMMENT', 'EmotionBins', 'forward_fill_columns', 'draw_strip',
+           'draw_legend', 'draw_time_axis', 'summarize_track', 'Timeline', 'check_outputs', 'can_copy',
+           'add_audio_stream', 'silence', 'audio_packets', 'open_audio', 'AudioMuxer', 'VideoWriter', 'video_writer',
+           'is_annotated', 'annotate_video', 'to_pandas']
 
 # %% ../../nbs/78_video_output.ipynb #f1f00007
 if TYPE_CHECKING:
@@ -340,6 +341,7 @@ class VideoWriter:
         self.codec, self.video, self.written, self.stream, self.sound = codec, video, 0, None, None
         self.seconds = math.inf if seconds is None else seconds
         self.container = load_av().open(Unnamed(file), "w", codec.container, table_first, io_open=self._again)
+        self.container.metadata["comment"] = COMMENT
         self.file = file
 
     def _again(self, *_) -> Unnamed:
@@ -398,6 +400,20 @@ def video_writer(
             raise VideoError(f"{path.name} could not be written whole ({reason}). Free space, or name another.") from e
         if not writer.written:
             raise VideoError(f"There was no frame to write to {path.name}.")
+
+# %% ../../nbs/78_video_output.ipynb #f1f0002d
+COMMENT = "written by fer_nb"  # of a video with boxes, by which it is known
+
+
+def is_annotated(
+    path: str | Path,  # of a video
+) -> bool:
+    "Whether `video_writer` wrote a video."
+    try:
+        with ExitStack() as stack:
+            return open_container(path, stack).metadata.get("comment") == COMMENT
+    except VideoError:
+        return False
 
 # %% ../../nbs/78_video_output.ipynb #f1f0001e
 def annotate_video(
