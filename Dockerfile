@@ -1,6 +1,7 @@
 # The HTTP service, and the app in the stage before it. compose.yaml starts them, each in a file system that is read-only:
 #     FER_NB_API_KEY=... docker compose up service        docker compose up app
-# A proxy before the app has to pass on WebSockets and the Host header; cameras need HTTPS, which is the proxy's to give.
+# A proxy before the app has to pass on WebSockets and the Host header, whose name FER_NB_HOSTS=faces.example.com allows;
+# cameras need HTTPS, which is the proxy's to give.
 FROM python:3.12-slim AS base
 RUN useradd --uid 1000 --create-home app
 WORKDIR /home/app

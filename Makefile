@@ -40,7 +40,6 @@ install: .venv/.dev
 	@echo "== ready: .venv/bin/fer-nb, .venv/bin/python"
 
 app: .venv/.app
-	@echo "== the app: http://localhost:8501 (Ctrl-C ends it)"
 	@$(BIN)/fer-nb app
 
 lab: .venv/.dev

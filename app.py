@@ -20,5 +20,6 @@ if __name__ == "__main__":  # Streamlit runs this file for every visitor
             st.page_link(each)
     page.run()
     frame.notices()
+    frame.announce_language()
 else:  # the server imports it once
     app = st.App(__file__, routes=server.routes(), middleware=server.middleware(), lifespan=server.lifespan)

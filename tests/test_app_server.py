@@ -1,5 +1,6 @@
 """What the app's server promises: nothing is kept, strangers stay out. A real server in a process of its own."""
 
+import asyncio
 import http.client
 import io
 import os
@@ -305,6 +306,32 @@ def test_twenty_visitors_with_three_photos_seven_times(server):
     print(f"alone {alone:.2f} s, p95 of twenty {late:.1f} s, {left:.0f} MB afterwards")
     assert not wrong and len(times) == 140
     assert late < 2 * 20 * alone and left < 600
+
+
+def test_a_session_that_cannot_be_ended_does_not_keep_the_others(monkeypatch):
+    from fer_nb.app.server import return_memory, sweep_sessions
+
+    there, tries = dict.fromkeys(("bad", "good")), []
+
+    class Runtime:
+        _session_mgr = SimpleNamespace(_session_storage=SimpleNamespace(
+            list=lambda: [SimpleNamespace(session=SimpleNamespace(id=id_)) for id_ in there]))  # fmt: skip
+        media_file_mgr = SimpleNamespace(remove_orphaned_files=lambda: None)
+
+        def close_session(self, id_):
+            tries.append(id_)
+            if id_ == "bad" and tries.count("bad") < 2:
+                raise RuntimeError("not now")
+            del there[id_]
+
+    def windows(_):
+        raise TypeError("argument of type 'NoneType' is not iterable")
+
+    monkeypatch.setattr("ctypes.CDLL", windows)
+    return_memory()
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(asyncio.wait_for(sweep_sessions(Runtime(), grace=0, interval=0.01), 1))
+    assert tries == ["bad", "good", "bad"] and not there
 
 
 @pytest.mark.skipif(not os.environ.get("FUZZ"), reason="minutes on all cores: FUZZ=1")

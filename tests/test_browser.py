@@ -459,6 +459,15 @@ def test_the_first_page_is_light_where_it_is_ours(visitor, address):
     assert own < 25_000 and 0 < fonts < 600_000 and total < 1_450_000
 
 
+@pytest.mark.parametrize("place", ["", "how-good", "?source=webcam", "?source=video"])
+def test_a_screen_reader_is_told_the_language(visitor, address, place):
+    context = visitor.browser.new_context(locale="de-DE")
+    page = context.new_page()
+    page.goto(f"{address}/{place}")
+    until(page, "document.documentElement.lang === 'de'")
+    context.close()
+
+
 def test_how_good(page):
     page.get_by_role("link", name="How good is it?").click()
     page.get_by_role("heading", name="What it is not for").wait_for()

@@ -89,13 +89,24 @@ def test_whatever_opens_a_model_keeps_to_itself(name, code, watched, tmp_path):
     quiet(tmp_path)
 
 
-def test_the_app_s_server_talks_to_its_readers_only(watched, tmp_path):
+def knock(port):
+    "A page of another site opens a connection to the app; the first line of the answer."
+    with socket.create_connection(("localhost", port)) as line:
+        asked = f"GET /_stcore/stream HTTP/1.1\r\nHost: localhost:{port}\r\nOrigin: https://evil.example\r\n"
+        asked += "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
+        line.sendall(f"{asked}AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode())
+        return line.recv(100).split(b"\r\n")[0]
+
+
+@pytest.mark.parametrize("address", ["localhost", "0.0.0.0"])
+def test_the_app_s_server_talks_to_its_readers_only(address, watched, tmp_path):
     pytest.importorskip("streamlit", reason="the page needs the [app] extra")
     strace, how = watched
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     how["env"] |= dict(STREAMLIT_SERVER_PORT=str(port), STREAMLIT_SERVER_HEADLESS="true")
+    how["env"] |= dict(STREAMLIT_SERVER_ADDRESS=address)
     how |= dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     server = subprocess.Popen([*strace, *FER_NB, "app"], **how)
     try:
@@ -107,6 +118,7 @@ def test_the_app_s_server_talks_to_its_readers_only(watched, tmp_path):
                 time.sleep(0.1)
         else:
             raise AssertionError("the app did not start")
+        assert b"403" in knock(port)
     finally:
         os.killpg(server.pid, signal.SIGTERM)  # strace passes nothing on
         server.wait(20)

@@ -25,11 +25,12 @@ from ..inference import EmotionRecognizer, FaceEmotion
 from ..runtime import model_path, session_emotions, shared_session
 
 # %% auto #0
-__all__ = ['LANGUAGES', 'MIN_FACE_PX', 'asset', 'sentences', 'language', 'tr', 'localized', 'probability_bars', 'stylesheet',
-           'thumbnail', 'to_jpeg', 'data_uri', 'face_card', 'percent_plot', 'svg_image', 'model_metrics', 'model_cost',
-           'model_caption', 'model_title', 'model_emotions', 'model_choices', 'model_labels', 'model_details',
-           'from_address', 'to_address', 'model_picker', 'get_recognizer', 'inject_css', 'page_header', 'remote_host',
-           'notices', 'escape_markdown', 'show_error', 'page_icon', 'safe_stem', 'to_csv', 'download']
+__all__ = ['LANGUAGES', 'LANGUAGE_SCRIPT', 'MIN_FACE_PX', 'asset', 'sentences', 'language', 'tr', 'announce_language',
+           'localized', 'probability_bars', 'stylesheet', 'thumbnail', 'to_jpeg', 'data_uri', 'face_card',
+           'percent_plot', 'svg_image', 'model_metrics', 'model_cost', 'model_caption', 'model_title', 'model_emotions',
+           'model_choices', 'model_labels', 'model_details', 'from_address', 'to_address', 'model_picker',
+           'get_recognizer', 'inject_css', 'page_header', 'remote_host', 'notices', 'escape_markdown', 'show_error',
+           'page_icon', 'safe_stem', 'to_csv', 'download']
 
 # %% ../../nbs/80_app.ipynb #5e17a3e7
 def asset(
@@ -60,6 +61,14 @@ def tr(
 ) -> str:
     "The sentence in the visitor's language."
     return sentences().get(sentence, {}).get(language(), sentence).format(**values)
+
+# %% ../../nbs/80_app.ipynb #a11ce5e1
+LANGUAGE_SCRIPT = "export default ({data}) => { document.documentElement.lang = data; }"
+
+
+def announce_language() -> None:
+    "Tell the browser the language of the page, in which a screen reader speaks it."
+    st.components.v2.component("fer_language", js=LANGUAGE_SCRIPT)(data=language(), key="language")
 
 # %% ../../nbs/80_app.ipynb #5e17a3e8
 def localized(

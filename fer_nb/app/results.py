@@ -18,7 +18,7 @@ import streamlit as st
 from PIL import Image, ImageDraw, ImageOps
 
 from fer_nb.app.frame import (
-    asset, data_uri, download, escape_markdown, face_card, get_recognizer, language, localized, model_choices,
+    asset, data_uri, download, escape_markdown, face_card, get_recognizer, localized, model_choices,
     model_title, safe_stem, show_error, thumbnail, to_csv, to_jpeg, tr,
 )  # fmt: skip
 from fer_nb.app.photos import (
@@ -299,7 +299,7 @@ def page_behavior(
     component = st.components.v2.component("fer_page", js=asset("page.js"))
     asked = (st.session_state.get("page") or {}).get("explain") or ""
     texts = {"working": tr("Computing …"), "close": tr("Close")}
-    data = dict(explanations=get_explanations(results, models, asked), texts=texts, language=language())
+    data = dict(explanations=get_explanations(results, models, asked), texts=texts)
     component(data=data, key="page", on_explain_change=lambda: None)
 
 # %% ../../nbs/82_app_results.ipynb #3d07cc75

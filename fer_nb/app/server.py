@@ -11,6 +11,7 @@ import ctypes
 import gc
 import gzip
 import ipaddress
+import logging
 import os
 import re
 import threading
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import streamlit as st
+from streamlit import config
 
 from .live import live_endpoint
 from ..video.containers import clear_stale_folders
@@ -35,8 +37,8 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['PRIVATE_PATHS', 'HIDDEN_PATHS', 'SESSION_GRACE_SECONDS', 'host_name', 'is_allowed_host', 'inline_script_hashes',
            'security_headers', 'check_request', 'TooLarge', 'Guard', 'with_headers', 'max_body', 'limit_body', 'answer',
-           'read_response', 'CompressedStatic', 'gzip_response', 'return_memory', 'sweep_sessions', 'lifespan',
-           'routes', 'middleware']
+           'read_response', 'CompressedStatic', 'gzip_response', 'return_memory', 'sweep_sessions', 'page_address',
+           'lifespan', 'routes', 'middleware']
 
 # %% ../../nbs/89_app_server.ipynb #c4bd5eb0
 def host_name(
@@ -101,12 +103,15 @@ def check_request(
 ) -> tuple[int, str] | None:  # status and sentence
     "Why this request is not answered; None where it is."
     headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+    origin = headers.get(b"origin", "") if scope["type"] == "websocket" else ""
     if not is_allowed_host(headers.get(b"host", "")):
         return 421, "This server is not known by that name. Whoever runs it can allow it: FER_NB_HOSTS=name"
     if scope["path"].startswith(HIDDEN_PATHS):
         return 404, "There is nothing here."
     if scope["path"].startswith(PRIVATE_PATHS) and headers.get(b"sec-fetch-site") in ("cross-site", "same-site"):
         return 403, "Another site may not read this."
+    if origin and urlsplit(origin).netloc != headers.get(b"host"):  # Streamlit would ask a server for its own address
+        return 403, "Another site may not open a connection."
     return None
 
 # %% ../../nbs/89_app_server.ipynb #7fe2427a
@@ -243,7 +248,7 @@ SESSION_GRACE_SECONDS = 5  # seconds from the loss of a page's connection to the
 def return_memory() -> None:
     "Return freed memory to the operating system, where the C library can."
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # not on Windows
         ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -252,7 +257,7 @@ async def sweep_sessions(
     grace: float = SESSION_GRACE_SECONDS,  # seconds
     interval: float = 1.0,  # seconds
 ) -> None:
-    "For ever: end the sessions whose pages are closed."
+    "For ever: end the sessions whose pages are closed; one that cannot be ended does not keep the others."
     lost: dict[str, float] = {}  # session -> since when it has no connection
     while True:
         await asyncio.sleep(interval)
@@ -261,24 +266,36 @@ async def sweep_sessions(
         lost = {id_: lost.get(id_, now) for id_ in ids}
         ended = [id_ for id_, since in lost.items() if now - since >= grace]
         for id_ in ended:
-            runtime.close_session(id_)
-            runtime.media_file_mgr.remove_orphaned_files()  # a download is only marked the first time
+            try:
+                runtime.close_session(id_)
+                runtime.media_file_mgr.remove_orphaned_files()  # a download is only marked the first time
+            except Exception:
+                logging.getLogger(__name__).exception("A session could not be ended; it is tried again.")
         if ended:
             await asyncio.to_thread(return_memory)
+
+# %% ../../nbs/89_app_server.ipynb #1b2e784b
+def page_address() -> str:
+    "Where a browser on this machine finds the page."
+    from streamlit.web.server.server_util import get_url
+
+    address = st.get_option("server.address")
+    return get_url(address if address and address not in ("0.0.0.0", "::") else "localhost")
 
 # %% ../../nbs/89_app_server.ipynb #1b2e784a
 @asynccontextmanager
 async def lifespan(
     app: Any,  # the running `st.App`
 ) -> AsyncIterator[None]:
-    "Remove stale folders, open a browser unless the server is headless, and end closed sessions while it runs."
+    "Remove stale folders, say where the page is and open it unless the server is headless, and end closed sessions."
     from starlette.formparsers import MultiPartParser
 
     MultiPartParser.spool_max_size = max_body()  # an upload never touches the disk
     clear_stale_folders()
-    if not st.get_option("server.headless"):
-        address = f"http://localhost:{st.get_option('server.port')}"
-        threading.Timer(0.5, webbrowser.open, [address]).start()
+    if config._server_mode == "starlette-app":  # Streamlit runs it, and no other ASGI server
+        print(f"The app is at {page_address()}. Ctrl-C ends it.", flush=True)
+        if not st.get_option("server.headless"):
+            threading.Timer(0.5, webbrowser.open, [page_address()]).start()
     sweeper = asyncio.create_task(sweep_sessions(st.runtime.get_instance()))
     try:
         yield

@@ -69,7 +69,6 @@ class Page {
   }
   use(data, ask) {
     Object.assign(this, {texts: data.texts, ask});
-    document.documentElement.lang = data.language;
     for (const [key, html] of Object.entries(data.explanations)) {
       const place = find(`[data-explanation="${CSS.escape(key)}"]`);
       if (!place || place.dataset.shown === String(html.length)) continue;
