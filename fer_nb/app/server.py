@@ -251,7 +251,7 @@ def return_memory() -> None:
     with contextlib.suppress(OSError, AttributeError, TypeError):  # not on Windows
         ctypes.CDLL(None).malloc_trim(0)
 
-
+# %% ../../nbs/89_app_server.ipynb #bf02aa23
 async def sweep_sessions(
     runtime,  # streamlit.runtime.Runtime
     grace: float = SESSION_GRACE_SECONDS,  # seconds
