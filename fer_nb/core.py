@@ -33,7 +33,7 @@ EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 SPLITS = ("Training", "PublicTest", "PrivateTest")
 
 # %% ../nbs/00_core.ipynb #52de1051
-#: emotion -> "#rrggbb", from Okabe and Ito's color-blind-safe palette
+#: emotion -> "#rrggbb", from Okabe and Ito's color-blind-safe palette, but for the gray
 COLORS = {
     "angry": "#D55E00",
     "disgust": "#009E73",

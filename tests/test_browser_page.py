@@ -173,6 +173,26 @@ def test_a_second_click_opens_no_second_camera_and_an_unplugged_one_is_said(page
     other.close()
 
 
+TOO_LATE = """async () => {
+  const button = document.querySelector("button"), stream = document.createElement("canvas").captureStream();
+  let allow;
+  navigator.mediaDevices.getUserMedia = () => new Promise((done) => { allow = () => done(stream); });
+  button.click();
+  document.querySelector("input").dispatchEvent(new Event("change"));
+  allow();
+  await new Promise((done) => setTimeout(done, 500));
+  return [stream.getTracks()[0].readyState, button.textContent];
+}"""
+
+
+def test_a_camera_that_is_allowed_after_a_photo_was_chosen_stays_off(page, site):
+    other = page.context.browser.new_page()
+    other.goto(site)
+    other.wait_for_function("window.fer", timeout=60_000)
+    assert other.evaluate(TOO_LATE) == ["ended", "Start the camera"]
+    other.close()
+
+
 def test_the_same_photo_can_be_chosen_again(page):
     file = io.BytesIO()
     scene(["happy"]).save(file, "PNG")
