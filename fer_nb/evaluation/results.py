@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import time
 import timeit
 from collections.abc import Callable, Sequence
@@ -44,13 +45,15 @@ __all__ = ['PUBLISHED_RESULTS', 'cpu_name', 'model_stats', 'metrics_row', 'evalu
 
 # %% ../../nbs/64_results.ipynb #2af4aa93
 def cpu_name() -> str:
-    "What times were measured on: the processor's name and its widest vectors, as \"AMD EPYC, AVX512\"."
+    "What times were measured on: the processor and its widest vectors, as \"AMD EPYC (family 25, model 17), AVX512\"."
     info = Path("/proc/cpuinfo")  # elsewhere than on Linux, platform knows
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
-        if info.is_file() else []
-    return f"{[*names, platform.processor() or platform.machine()][0]}, {torch.backends.cpu.get_cpu_capability()}"
+    text = info.read_text() if info.is_file() else ""
+    found = dict(re.findall(r"^(model name|cpu family|model)\s*: (.+)$", text, re.M))
+    name = found.get("model name") or platform.processor() or platform.machine()
+    kind = f" (family {found['cpu family']}, model {found['model']})" if {"cpu family", "model"} <= found.keys() else ""
+    return f"{name}{kind}, {torch.backends.cpu.get_cpu_capability()}"
 
-
+# %% ../../nbs/64_results.ipynb #2af4aaf4
 def model_stats(
     name: str,  # a shipped model
 ) -> dict:  # title, size, channels, ms_per_face, images_per_second, parameters, megabytes, threshold, trained_on
@@ -366,12 +369,12 @@ def confidence_table(
     results: dict,  # of `evaluate_all`
     severity: int = 3,  # 1–5
 ) -> str:  # Markdown
-    "Accuracy, ECE and coverage of each model at one severity of each corruption."
+    "Accuracy, ECE, coverage and selective accuracy of each model at one severity of each corruption."
     models = results["models"].values()
-    keys = "accuracy", "ece", "coverage"
+    keys = "accuracy", "ece", "coverage", "selective_accuracy"
     rows = [[name, *(" / ".join(percent(m["corruptions"][name][severity][key]) for key in keys) for m in models)]
             for name in next(iter(models))["corruptions"]]
-    titles = [f"{m['title']}: accuracy / ECE / coverage" for m in models]
+    titles = [f"{m['title']}: accuracy / ECE / coverage / selective accuracy" for m in models]
     return markdown_table([f"severity {severity}", *titles], rows)
 
 # %% ../../nbs/64_results.ipynb #a94c60d3
