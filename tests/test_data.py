@@ -251,7 +251,7 @@ def test_csv(tmp_path, form, container):
     found = np.concatenate([split.images for split in data.splits.values()])
     labels = np.concatenate([split.labels for split in data.splits.values()])
     assert (found == images).all() and [EMOTIONS[i] for i in labels] == [CSV_ORDER[k] for k, _ in kinds]
-    assert {name: len(split) for name, split in data.splits.items()} == dict.fromkeys(SPLITS, 14)
+    assert {name: len(split) for name, split in data.splits.items()} == dict.fromkeys(SPLITS, 14) and not data.issues
     assert data["Training"].paths[0].endswith(f"{form}:2")
 
 
@@ -259,7 +259,7 @@ def test_windows_csv_with_byte_order_mark_and_quotes(tmp_path):
     rows, *_ = csv_rows(order='{emotion},"{pixels}",{usage}')
     (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf" + csv_text(rows).replace("\n", "\r\n").encode())
     data = load(tmp_path / "a.csv", cache=False)
-    assert sum(map(len, data.splits.values())) == 42
+    assert sum(map(len, data.splits.values())) == 42 and not data.issues
 
 
 BAD_ROWS = {
@@ -298,7 +298,7 @@ def test_csv_contempt_is_left_out_and_said(tmp_path):
     rows, *_ = csv_rows()
     (tmp_path / "a.csv").write_text(csv_text([*rows, csv_row(noise(1)[0], "contempt", "Training")]))
     data = load(tmp_path / "a.csv", cache=False)
-    assert sum(map(len, data.splits.values())) == 42 and "1 image left out" in data.notes[0]
+    assert sum(map(len, data.splits.values())) == 42 and "1 image left out" in data.notes[0] and not data.issues
 
 
 def test_csv_entries_mean_what_a_caller_says(tmp_path):
@@ -436,7 +436,7 @@ CONVERTED = {
 def test_other_images_are_converted_and_counted(tmp_path, case):
     make, done = CONVERTED[case]
     data = read(tmp_path, kaggle() | {"train/sad/Training_odd.png": make()})
-    assert data.conversions == dict.fromkeys(done, 1)
+    assert data.conversions == dict.fromkeys(done, 1) and not data.issues
     train = data["Training"]
     seen = train.images[list(train.paths).index("train/sad/Training_odd.png")]
     assert np.abs(seen.astype(int) - RAMP).max() <= 12 and np.abs(seen.astype(int) - RAMP).mean() < 3
@@ -653,7 +653,7 @@ def test_variants_of_the_csv(tmp_path, form):
     path = tmp_path / {"xz": "a.csv.xz", "bz2": "a.csv.bz2"}.get(form, "a.csv")
     path.write_bytes(CSV_FORMS[form](csv_text(rows)))
     data = load(path, cache=False)
-    assert (np.concatenate([p.images for p in data.splits.values()]) == images).all()
+    assert (np.concatenate([p.images for p in data.splits.values()]) == images).all() and not data.issues
     assert [len(p) for p in data.splits.values()] == [14, 14, 14]
 
 
