@@ -89,8 +89,8 @@ def printed(cell):
 
 def pictures(cell):
     "What an output shows besides text."
-    data = [out.get("data", {}) for out in cell.get("outputs", [])]
-    return ["".join(shown[kind]) for shown in data for kind in shown if kind.startswith(("image/", "text/html"))]
+    shown = [item for out in cell.get("outputs", []) for item in out.get("data", {}).items()]
+    return ["".join(data).rstrip() for kind, data in shown if kind.startswith(("image/", "text/html"))]
 
 
 def stale_cells(before, after, numbers=True):
@@ -133,6 +133,7 @@ def run(file, write=False):
 
     from execnb.nbio import dict2nb, write_nb
     from execnb.shell import CaptureShell
+    from nbdev.clean import nbdev_clean
     from nbdev.config import get_config
     from nbdev.process import NBProcessor
 
@@ -171,6 +172,7 @@ def run(file, write=False):
             if "outputs" in kept:  # warnings name the paths of this machine
                 cell["outputs"] = [out for out in kept["outputs"] if out.get("name") != "stderr"]
         write_nb(dict2nb(raw), file)
+        nbdev_clean(fname=file)
     return time.time() - start, "", stale
 
 
@@ -206,7 +208,7 @@ def main():
     for name, seconds in sorted(took.items(), key=lambda kv: -kv[1]):
         print(f"{seconds:5.0f} s  {name}")
     if stale:
-        print(f"{stale} outputs are stale. Keep the new ones: python tests/notebooks.py --write FILE, then nbdev_clean")
+        print(f"{stale} outputs are stale. Keep the new ones: python tests/notebooks.py --write FILE")
     if failed:
         print(f"failed: {', '.join(failed)}")
     return int(bool(failed or stale))

@@ -3,12 +3,14 @@
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import notebooks as runner
 import pytest
+from nbdev.clean import nbdev_clean
 
 ROOT = Path(__file__).parent.parent
 MAX_MODULE, MAX_CELL = 450, 30  # lines
@@ -290,6 +292,7 @@ def test_a_stale_cell_is_found_and_a_fresh_one_is_not(tmp_path):
     for measured in (cells[3], *cells[-2:]):
         measured["metadata"] = {"tags": ["measured"]}
     kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
+    shutil.copy(ROOT / "settings.ini", tmp_path)  # cells may have tags
     file = tmp_path / "00_trial.ipynb"
     file.write_text(json.dumps(dict(cells=cells, metadata=kernel, nbformat=4, nbformat_minor=5)))
     done = subprocess.run([sys.executable, runner.__file__, file], capture_output=True, text=True, cwd=ROOT)
@@ -311,3 +314,15 @@ def test_a_cell_that_gives_nothing_any_more_is_stale(tmp_path, monkeypatch):
     code = f"import notebooks; print(notebooks.run({str(file)!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "tests")
     assert "'10000000'" in done.stdout and "'00000000'" not in done.stdout, done.stdout + done.stderr
+
+
+def test_a_notebook_with_a_new_picture_is_written_clean(tmp_path):
+    source = "import matplotlib.pyplot as plt\nplt.plot([1, 2]);"
+    cell = {"cell_type": "code", "execution_count": 3, "id": "drawn000", "metadata": {}, "source": source}
+    file = tmp_path / "00_drawn.ipynb"
+    file.write_text(json.dumps({"cells": [cell | {"outputs": []}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    subprocess.run([sys.executable, runner.__file__, "--write", file], check=True, capture_output=True, cwd=ROOT)
+    written = file.read_bytes()
+    assert b"image/png" in written
+    nbdev_clean(fname=file)
+    assert file.read_bytes() == written
