@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['MAX_LIVE_SIDE', 'MAX_LIVE_SCANS', 'LIVE_MIN_FACE', 'LIVE_TEXTS', 'CAMERA_ERRORS', 'PushedFrames', 'decode_live_frame',
-           'live_message', 'live_threads', 'live_endpoint', 'own_hosts', 'tr_js', 'live_view', 'live_data']
+           'live_message', 'live_threads', 'live_endpoint', 'tr_js', 'live_view', 'live_data']
 
 # %% ../../nbs/84_app_live.ipynb #000789a7
 class PushedFrames:
@@ -99,7 +99,7 @@ async def live_endpoint(
     from starlette.websockets import WebSocketDisconnect
 
     models = tuple(socket.query_params.get("models", "").split("+"))
-    same_origin = urlsplit(socket.headers.get("origin", "")).netloc in own_hosts(socket.headers)
+    same_origin = urlsplit(socket.headers.get("origin", "")).netloc == socket.headers.get("host")
     if not same_origin or models not in model_choices():
         return await socket.close(1008)
     await socket.accept()
@@ -115,13 +115,6 @@ async def live_endpoint(
         pass
     except FerError as problem:
         await socket.close(1003, str(problem))
-
-# %% ../../nbs/84_app_live.ipynb #cf142a8e
-def own_hosts(
-    headers,  # of a request
-) -> set[str]:
-    "What this server may be called from outside, behind a proxy or not."
-    return {headers[name] for name in ("host", "x-forwarded-host") if name in headers}
 
 # %% ../../nbs/84_app_live.ipynb #1a333a4a
 LIVE_TEXTS = {
