@@ -23,7 +23,7 @@ from .core import FerError, atomic_write, brief, file_hash
 # %% auto #0
 __all__ = ['FILENAME_ERRORS', 'Rows', 'AddRows', 'TEXT_COLUMNS', 'INT_COLUMNS', 'TABLE_WRITERS', 'SETTINGS_FILE', 'Work',
            'csv_writer', 'jsonl_writer', 'encode_rows', 'parquet_name', 'parquet_writer', 'check_table', 'table_writer',
-           'append_rows', 'rows_path', 'appending_table', 'read_rows', 'read_partial_table', 'is_close',
+           'append_rows', 'rows_path', 'appending_table', 'read_rows', 'is_begun', 'read_partial_table', 'is_close',
            'check_same_rows', 'name_by_content', 'keep_settings', 'check_settings', 'common_folder', 'is_inside',
            'end_with', 'start_worker', 'run_in_worker', 'map_processes', 'quiet']
 
@@ -180,24 +180,44 @@ def appending_table(
 def read_rows(
     path: Path,  # .csv, .jsonl or .parquet
 ) -> Iterator[dict[str, Any]]:
-    "The rows of a table, up to the first that is not complete."
+    "The rows of a table but for a last one that is not complete; `ValueError` where it is not the last."
     if path.suffix.lower() == ".parquet":
         from pyarrow import parquet
 
         yield from parquet.read_table(path).to_pylist()
         return
-    with open(path, newline="", encoding="utf-8", errors=FILENAME_ERRORS) as file:
+    with open(path, newline="", encoding="utf-8-sig", errors=FILENAME_ERRORS) as file:
         if path.suffix.lower() == ".csv":
             table = csv.DictReader(file)
             yield from takewhile(lambda row: None not in row.values(), table)
             if next(table, None):
                 raise ValueError("a row before its end is not complete")
             return
-        for line in file:
+        lines = filter(str.strip, file)
+        for line in lines:
             try:
                 yield json.loads(line)
             except ValueError:
-                return
+                if next(lines, None):
+                    raise ValueError("a row before its end is not complete") from None
+
+# %% ../nbs/08_batch.ipynb #b00000a1
+def is_begun(
+    file: Path,  # .csv, .jsonl or .parquet, without a complete row
+    columns: Sequence[str],
+) -> bool:
+    "Whether a file is the begin of a table: empty, the columns' names, or a part of the first row."
+    header = ",".join(columns)
+    if file.suffix.lower() == ".parquet":
+        from pyarrow import parquet
+
+        return ",".join(parquet.read_schema(file).names) == header
+    with open(file, encoding="utf-8-sig", errors=FILENAME_ERRORS) as lines:
+        line = lines.readline().strip()
+    if file.suffix.lower() == ".csv":
+        return header.startswith(line)
+    row = f'{{"{columns[0]}": "'
+    return row.startswith(line[: len(row)])
 
 # %% ../nbs/08_batch.ipynb #b0000034
 def read_partial_table(
@@ -209,9 +229,10 @@ def read_partial_table(
     file = next((file for file in (rows_path(path), path) if file.exists()), None)
     try:
         rows = list(read_rows(file)) if file else []
+        is_other = bool(file) and not rows and not is_begun(file, columns)
     except (ValueError, csv.Error) as e:  # of pyarrow too
         raise FerError(brief(f"{path} cannot be continued: {e}")) from e
-    if any(not isinstance(row, dict) or tuple(row) != tuple(columns) for row in rows):
+    if is_other or any(not isinstance(row, dict) or tuple(row) != tuple(columns) for row in rows):
         raise FerError(f"{path} is not a table of fer-nb predict. Name another file.")
     names = {parquet_name(photo): photo for photo in photos}
     rows = [row | {"source": names.get(row["source"], row["source"])} for row in rows]
@@ -240,7 +261,7 @@ def check_same_rows(
     then, now = [row for row in rows if row["source"] == source], read(source) if source else []
     if not source or now[0]["error"]:
         return
-    names = [name for name in rows[0] if name not in (*TEXT_COLUMNS, *INT_COLUMNS)]
+    names = [name for name in rows[0] if name not in (*TEXT_COLUMNS, *INT_COLUMNS, "is_confident")]  # from the others
     fields = [[str(row[name]) for row in part for name in names] for part in (then, now)]
     if len(then) != len(now) or not all(map(is_close, *fields)):
         raise FerError(f"{path} has other rows for {source} than this run: another model, other settings or another "
@@ -348,7 +369,7 @@ def map_processes(
 
     context, threads = multiprocessing.get_context("spawn"), max(1, (os.cpu_count() or 1) // workers)
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, context, start_worker, (make, threads))
+    pool = ProcessPoolExecutor(min(workers, 61), context, start_worker, (make, threads))  # Windows waits for no more
     try:
         jobs = [pool.submit(run_in_worker, work, chunk) for chunk in chunks]
         for job in jobs if in_order else as_completed(jobs):
