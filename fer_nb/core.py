@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from typing import Any
 __all__ = ['EMOTIONS', 'SPLITS', 'COLORS', 'MODELS', 'MEASURE_HINT', 'DEFAULT_MODEL', 'SYSTEM_PACKAGES', 'emotion_color', 'brief',
            'FerError', 'DatasetError', 'ImageError', 'ModelError', 'RecipeError', 'TrainingError', 'ModelInfo',
            'model_info', 'shipped_dir', 'models_dir', 'available_models', 'default_model', 'load_results', 'load_peers',
-           'load_flicker', 'refuse_address', 'system_libraries', 'after_fork', 'atomic_write', 'file_hash',
-           'markdown_table']
+           'load_flicker', 'refuse_address', 'system_libraries', 'after_fork', 'made_folder', 'atomic_write',
+           'file_hash', 'markdown_table']
 
 # %% ../nbs/00_core.ipynb #52fc2f57
 #: The seven classes, in the order of every label, probability vector and table in this library.
@@ -228,6 +228,22 @@ def after_fork(
     if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
         os.register_at_fork(after_in_child=in_child)
 
+# %% ../nbs/00_core.ipynb #00a0c001
+@contextmanager
+def made_folder(
+    folder: Path,  # made where it is missing
+) -> Iterator[None]:
+    "A folder to write to; on any error what was made is removed, but for what another process has used meanwhile."
+    new = [part for part in (folder, *folder.parents) if not part.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for part in new:
+                part.rmdir()
+        raise
+
 # %% ../nbs/00_core.ipynb #c0912c13
 @contextmanager
 def atomic_write(
@@ -239,16 +255,18 @@ def atomic_write(
     ...     n = part.write_text("complete")
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        if part.is_dir():
-            shutil.rmtree(part)
-        else:
-            part.unlink(missing_ok=True)
+    with made_folder(path.parent):
+        try:
+            yield part
+            if part.is_dir() and path.is_dir():
+                path.rmdir()  # Windows puts no folder in the place of an empty one
+            os.replace(part, path)
+        finally:
+            if part.is_dir():
+                shutil.rmtree(part)
+            else:
+                part.unlink(missing_ok=True)
 
 
 def file_hash(

@@ -1,5 +1,6 @@
 "Reading data sets: every form FER2013 is published in, and every issue one can have."
 
+import base64
 import bz2
 import csv
 import gzip
@@ -14,6 +15,7 @@ import sys
 import tarfile
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -1271,9 +1273,11 @@ def test_damaged_caches_are_read_anew(tmp_path):
     good = cache.read_bytes()
     flipped = bytearray(good)
     flipped[len(good) // 2] ^= 255
+    packed = bytearray(good)
+    packed[good.rindex(b"PK\1\2") + 10] = 99  # a method of compression that nobody knows
     pickled = io.BytesIO()
     np.savez(pickled, about=np.array([{"source": "evil"}], object))
-    for bad in (b"", b"PK", good[: len(good) // 2], good[:-10], bytes(flipped), pickled.getvalue()):
+    for bad in (b"", b"PK", good[: len(good) // 2], good[:-10], bytes(flipped), bytes(packed), pickled.getvalue()):
         cache.write_bytes(bad)
         assert load(path).fingerprint == data.fingerprint
         assert cache.read_bytes() != bad  # and replaced
@@ -1842,3 +1846,130 @@ def test_the_cache_of_fer2013_is_quick(monkeypatch):
     start = time.perf_counter()
     load(REAL)
     assert time.perf_counter() - start < 1
+
+
+# ---- a disk that is full, names of all kinds
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is always full")
+@pytest.mark.parametrize("whole", [0, 1, 2])
+@pytest.mark.parametrize("name", ["one.zip", "a_folder"])
+def test_a_full_temporary_disk_is_a_sentence(tmp_path, tiny_memory, monkeypatch, name, whole):
+    path = write(tmp_path / name, one_split())
+    opened, real = iter(range(999)), decode.tempfile.TemporaryFile
+    full = lambda: real() if next(opened) < whole else open("/dev/full", "r+b")  # noqa: E731
+    monkeypatch.setattr(decode.tempfile, "TemporaryFile", full)
+    with pytest.raises(DatasetError, match=r"is full. Make room, or set TMPDIR"):
+        load(path, cache=False)
+
+
+def test_a_table_is_found_by_any_of_its_rows(tmp_path):
+    rows = "path,label\n" + "".join(f"{i:03}.png,happy\n" for i in range(120))
+    for names in (["110.png"], ["119.png"]):
+        data = read(tmp_path, images(*names) | {"labels.csv": rows.encode()}, f"{names[0]}_folder")
+        assert counts(data) == {"Training": {"happy": 1}}
+
+
+@pytest.mark.parametrize(("file", "named"), [
+    ("face.0.png", "face.0"), ("a/face.0.jpg", "face.0"), ("jose\u0301.png", "jos\u00e9.png"),
+    ("jos\u00e9.png", "jose\u0301"), ("o\u0308/a.png", "\u00f6/a.png"), ("face.png", "face.txt")])
+def test_a_table_finds_names_with_dots_and_accents(tmp_path, file, named):  # fmt: skip
+    data = read(tmp_path, images(file) | {"labels.csv": f"path,label\n{named},sad\n".encode()})
+    assert counts(data) == {"Training": {"sad": 1}} and list(data["Training"].paths) == [file]
+
+
+@pytest.mark.parametrize("files", [
+    {"label.lst": f"a.png 0 0 0 48 {'4' * 5000} 90 3\na.png 0 0 0 48 48 90 6\n", "image/a.png": WIDE},
+    {"labels.csv": f"path,label,face_x,face_y,face_width,face_height\na.png,sad,0,0,{'9' * 5000},4\n", "a.png": WIDE}])
+def test_endless_numbers_in_tables(tmp_path, files):  # fmt: skip
+    data = read(tmp_path, {name: blob if blob == WIDE else blob.encode() for name, blob in files.items()})
+    assert sum(map(len, data.splits.values())) == 1
+
+
+def test_endless_votes(tmp_path):
+    votes = f"0 {'9' * 400}" + " 0" * 8
+    rows = [f"fer000000{i}.png,\"(0, 0, 48, 48)\",{v.replace(' ', ',')}" for i, v in enumerate([votes, "9" + " 0" * 9])]
+    files = {f"FER2013Train/fer000000{i}.png": encode(noise(1, i)[0]) for i in range(2)}
+    data = read(tmp_path, files | {"FER2013Train/label.csv": "\n".join(rows).encode()})
+    assert sum(map(len, data.splits.values())) == 1
+
+
+def test_a_report_shows_the_face_that_it_means(tmp_path):
+    photo = np.zeros((48, 96), np.uint8)
+    photo[:, 48:] = noise(1)[0]
+    lines = "group.png 0 0 0 48 48 90 3", "group.png 1 0 48 96 48 90 6"
+    data = read(tmp_path, {"image/group.png": encode(photo), "label.lst": "\n".join(lines).encode()})
+    report = dataset_report(data)
+    assert report.blank == ["Training: image/group.png"]
+    black = html_report(data, report).partition("Blank")[2]
+    shown = re.search(r"data:image/png;base64,([^\"']+)", black)[1]
+    assert np.asarray(Image.open(io.BytesIO(base64.b64decode(shown))).convert("L")).max() == 0
+
+
+def test_names_that_are_no_unicode_and_the_folder_one_is_in(tmp_path, monkeypatch):
+    odd = write(tmp_path / os.fsdecode(b"fer\xff"), kaggle())
+    data = load(odd, cache=False)
+    assert data.source == "fer?" and html_report(data, dataset_report(data)).encode()
+    monkeypatch.chdir(write(tmp_path / "mine", kaggle()))
+    assert load(".").source == "mine" and any(name.startswith("mine.") for name in caches(tmp_path))
+
+
+def test_read_only_sources_of_one_name_keep_their_caches(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{i}/train.zip" for i in "ab"]
+    for i, path in enumerate(paths):
+        path.parent.mkdir()
+        write(path, kaggle(i + 1))
+        path.parent.chmod(0o555)
+    try:
+        prints = [load(path).fingerprint for path in paths]
+        monkeypatch.setattr(loading, "read_source", lambda *a: pytest.fail("did not use the cache"))
+        assert [load(path).fingerprint for path in paths] == prints
+    finally:
+        for path in paths:
+            path.parent.chmod(0o755)
+
+
+def test_a_split_of_no_faces():
+    assert dataset_report(synthetic_dataset(4)).imbalance["PublicTest"] == 0
+    with pytest.raises(DatasetError, match=r"has no face of bored, tired\."):
+        load_data(emotions=["bored", "tired"])
+
+
+def test_a_file_beside_folders_of_splits_is_to_be_moved(tmp_path):
+    with pytest.raises(DatasetError, match=r"'3.png' .* Move it into a folder that does\."):
+        read(tmp_path, images("happy/train/1.png", "happy/3.png"))
+
+
+def test_tables_and_archives_by_their_content(tmp_path):
+    text = csv_text(csv_rows()[0])
+    (tmp_path / "fer2013.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "pk.csv").write_text(text.replace("emotion", "PK", 1))
+    assert len(load(tmp_path / "fer2013.gz", cache=False)["Training"])
+    with pytest.raises(DatasetError, match="has no faces"):
+        load(tmp_path / "pk.csv", cache=False)
+    (tmp_path / "cut.csv.bz2").write_bytes(bz2.compress(text.encode())[:-50] + b"x" * 50)
+    with pytest.raises(DatasetError, match="download it again"):
+        load(tmp_path / "cut.csv.bz2")
+    (tmp_path / "long.csv").write_text(f"path,label\n{'a' * 300}.png,sad\nb.png,sad\n")
+    write(tmp_path, images("b.png"))
+    assert len(load(tmp_path / "long.csv")["Training"]) == 1
+
+
+def test_where_no_conversion_can_be_written(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    with pytest.raises(DatasetError, match="is a link or a disk"):
+        convert(synthetic_dataset(14), tmp_path / "link")
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "empty")
+    with pytest.raises(DatasetError, match="is a link or a disk"):
+        convert(synthetic_dataset(14), tmp_path / "empty")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert check_conversion("~nobodyx/out", "csv", ()) == Path("~nobodyx/out")
+    data = load(write(tmp_path / "a.zip", images(*(f"{e}/{i}.png" for e in EMOTIONS for i in range(4)))), cache=False)
+    larger = {k: replace(s, images=np.kron(s.images, np.ones((1, 2, 2), np.uint8))) for k, s in data.splits.items()}
+    with pytest.raises(DatasetError):
+        convert(replace(data, splits=larger), tmp_path / "p/q/out", to="csv")
+    assert not (tmp_path / "p").exists()
+    convert(data, tmp_path / "empty")
+    assert (tmp_path / "empty/manifest.json").exists()

@@ -122,12 +122,13 @@ def source_kind(
         return "folder"
     with path.open("rb") as f:
         start = f.read(512)
-    if start[:2] == b"PK":
+    if start[:4] in (b"PK\3\4", b"PK\5\6"):
         return "zip"
     if start[257:262] == b"ustar":
         return "tar"
-    if find_decompressor(start) and not is_table_path(path.name):
-        return "packed tar"
+    if (unpack := find_decompressor(start)) and not is_table_path(path.name):
+        with unpack(path) as f:
+            return "packed tar" if b"\0" in f.read(512) else "table"  # a tar is padded with zeros
     if path.suffix.lower() in (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz") and not is_table_path(path.name):
         raise DatasetError(f"{path.name} is no zip or tar archive. It may be a web page or half a download.")
     return "table"

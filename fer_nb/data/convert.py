@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -207,8 +208,10 @@ def make_manifest(
 def check_new_folder(
     out: str | Path,  # to be written
 ) -> Path:
-    "The folder with `~` expanded; one that holds something, or has no name, is a `DatasetError`."
-    out = Path(out).expanduser()
+    "The folder with `~` expanded; one that holds something, has no name, or is a link is a `DatasetError`."
+    out = Path(os.path.expanduser(out))
+    if out.is_symlink() or os.path.ismount(out):
+        raise DatasetError(f"{out} is a link or a disk. Give a new folder, which may be in it.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DatasetError(f"{out} exists and is not empty. Give a new folder.")
     if not out.name:

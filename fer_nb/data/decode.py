@@ -21,8 +21,8 @@ from ..images import MAX_PIXELS, MissingDecoder, canonical_image, open_image
 
 # %% auto #0
 __all__ = ['MAX_IMAGE_BYTES', 'SPOOL_BYTES', 'crop_box', 'decode_face', 'read_image_file', 'load_pixels', 'PixelSpool',
-           'resize_square', 'spooled_array', 'SplitRows', 'is_temporary', 'collect_rows', 'make_split',
-           'collect_samples', 'is_unresized']
+           'resize_square', 'array_on_disk', 'spooled_array', 'take_rows', 'SplitRows', 'is_temporary', 'collect_rows',
+           'make_split', 'collect_samples', 'is_unresized']
 
 # %% ../../nbs/07_decode.ipynb #40f6c98b
 def crop_box(
@@ -124,6 +124,17 @@ def resize_square(
         return image
     return np.array(Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS))
 
+# %% ../../nbs/07_decode.ipynb #07a0c001
+def array_on_disk(
+    images: Iterable[np.ndarray],  # uint8, parts of the array one after the other
+    shape: tuple[int, ...],  # of the array; no dimension is 0
+) -> np.memmap:  # uint8, read-only
+    "An array in a temporary file. What is written has its place: where a mapped page has none, the process dies."
+    file = tempfile.TemporaryFile()
+    file.writelines(map(np.ascontiguousarray, images))
+    file.flush()
+    return np.memmap(file, np.uint8, "r", shape=shape)
+
 # %% ../../nbs/07_decode.ipynb #2af35bb6
 def spooled_array(
     spool: PixelSpool,  # with one image or more
@@ -143,12 +154,29 @@ def spooled_array(
         if not spool.file:
             return images[order]
     ends = np.cumsum(sides**2)
-    images = np.empty(shape, np.uint8)  # a page takes memory once something is written to it
+    starts = ends - sides**2
+    faces = (spooled[starts[i] : ends[i]].reshape(sides[i], sides[i]) for i in order)
+    resized = (resize_square(face, side) for face in faces)
     if spool.file:
-        images = np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=shape)
-    for at, i in enumerate(order):
-        images[at] = resize_square(spooled[ends[i] - sides[i] ** 2 : ends[i]].reshape(sides[i], sides[i]), side)
+        return array_on_disk(resized, shape)
+    images = np.empty(shape, np.uint8)  # a page takes memory once something is written to it
+    for at, image in enumerate(resized):
+        images[at] = image
     return images
+
+# %% ../../nbs/07_decode.ipynb #07a0c002
+def take_rows(
+    split: Split,  # of `FaceDataset`
+    mask: np.ndarray,  # bool [N]
+) -> Split:
+    "Some rows of a split; of images that lie on disk a copy on disk is made, a few thousand at a time."
+    if not isinstance(split.images, np.memmap) or not mask.any():
+        return split[mask]
+    rows = np.flatnonzero(mask)
+    parts = (split.images[rows[start : start + 4096]] for start in range(0, len(rows), 4096))
+    images = array_on_disk(parts, (len(rows), *split.images.shape[1:]))
+    votes = None if split.vote_shares is None else split.vote_shares[mask]
+    return Split(images, split.labels[mask], split.paths[mask], votes, split.emotions)
 
 # %% ../../nbs/07_decode.ipynb #82ddd0b5
 @dataclass

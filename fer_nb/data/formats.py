@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -29,10 +28,10 @@ from .tables import read_pixel_tables, table_split, votes_to_shares, widest_row
 # %% auto #0
 __all__ = ['RAF_DB', 'EXPW', 'CK_PLUS', 'AFFECTNET', 'JAFFE', 'KDEF', 'FERPLUS_LIST', 'RAF_LIST', 'EXPW_LIST', 'AFFECT_FILE',
            'CK_FILE', 'RAF_PATH', 'AFFECT_PATH', 'JAFFE_PATH', 'KDEF_PATH', 'CK_PATH', 'CK_SUBJECT', 'READERS',
-           'TableRow', 'row_split', 'join_rows', 'iter_path_rows', 'path_tables', 'read_tables', 'iter_list_lines',
-           'iter_raf_db', 'iter_expw', 'parse_ferplus_row', 'iter_ferplus', 'is_ferplus', 'read_lists',
-           'read_label_files', 'parse_npy_label', 'parse_text_label', 'read_coded_paths', 'read_image_folder', 'Reader',
-           'has_file', 'most_images', 'is_affectnet', 'source_split', 'read_samples']
+           'TableRow', 'row_split', 'join_rows', 'iter_path_rows', 'path_tables', 'is_count', 'read_tables',
+           'iter_list_lines', 'iter_raf_db', 'iter_expw', 'parse_ferplus_row', 'iter_ferplus', 'is_ferplus',
+           'read_lists', 'read_label_files', 'parse_npy_label', 'parse_text_label', 'read_coded_paths',
+           'read_image_folder', 'Reader', 'has_file', 'most_images', 'is_affectnet', 'source_split', 'read_samples']
 
 # %% ../../nbs/12_formats.ipynb #336a5515
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def iter_path_rows(
         known = {meaning: row[name] for name, meaning in match_columns(row).items()}
         if known.get("path") and "label" in known:
             sides = [row.get(f"face_{side}", "") for side in ("x", "y", "width", "height")]  # as AffectNet has them
-            x, y, w, h = map(int, sides) if all(side.isdecimal() for side in sides) else (0, 0, 0, 0)
+            x, y, w, h = map(int, sides) if all(map(is_count, sides)) else (0, 0, 0, 0)
             yield TableRow(known["path"], known["label"], known.get("split"), (x, y, x + w, y + h) if w and h else None)
 
 
@@ -109,7 +108,14 @@ def path_tables(
     "The tables that name images which are here."
     def here(f, row): return find_image(source, row.path, parent_folder(f), table_split(f, source))
 
-    return [f for f in source.match(TABLE_PATTERN) if any(here(f, row) for row in islice(iter_path_rows(f), 100))]
+    return [f for f in source.match(TABLE_PATTERN) if any(here(f, row) for row in iter_path_rows(f))]
+
+# %% ../../nbs/12_formats.ipynb #12a0c001
+def is_count(
+    entry: str,  # of a table
+) -> bool:
+    "Whether an entry is a number of pixels or of votes, and not so long that `int` refuses it."
+    return bool(re.fullmatch(r"\d{1,6}", entry))
 
 # %% ../../nbs/12_formats.ipynb #d966dfa9
 def read_tables(
@@ -175,7 +181,7 @@ def iter_expw(
     "The rows of ExpW's list: image, number of the face, top, left, right, bottom, confidence, label."
     for n, line in iter_list_lines(file):
         match line:
-            case [name, _, top, left, right, bottom, _, label] if (top + left + right + bottom).isdecimal():
+            case [name, _, top, left, right, bottom, _, label] if all(map(is_count, (top, left, right, bottom))):
                 yield TableRow(name, label, None, (int(left), int(top), int(right), int(bottom)))
             case [_, *_]:
                 source.issues.append(ReadIssue(printable_name(f"{file.name}:{n}"), "is not a complete row", "skipped"))
@@ -186,7 +192,7 @@ def parse_ferplus_row(
     emotions: Sequence[str] = EMOTIONS,  # the label set
 ) -> TableRow | None:  # None where it is no row of votes; path "" where its makers dropped it
     "A row of FER+: the label is the emotion with the most votes."
-    if len(row) != len(VOTES) + 2 or not all(entry.strip().isdecimal() for entry in row[2:]):
+    if len(row) != len(VOTES) + 2 or not all(is_count(entry.strip()) for entry in row[2:]):
         return None
     first, second = (entry.strip() for entry in row[:2])
     votes = dict(zip(VOTES, row[2:], strict=True))
@@ -220,7 +226,7 @@ def is_ferplus(
     def here(f, row): return find_image(source, row.path, parent_folder(f), row.split and parse_split(row.split))
 
     tables = source.match(FERPLUS_LIST) if source.images else []
-    return any(here(f, row) for f in tables for row in islice(iter_ferplus(f, Source("", [])), 100))
+    return any(here(f, row) for f in tables for row in iter_ferplus(f, Source("", [])))
 
 # %% ../../nbs/12_formats.ipynb #2c6f69a3
 def read_lists(

@@ -5,7 +5,7 @@
 # %% ../../nbs/13_load.ipynb #0ac0c767
 from __future__ import annotations
 
-import gzip
+import errno
 import hashlib
 import json
 import lzma
@@ -30,18 +30,18 @@ import numpy as np
 from tqdm import tqdm
 
 # %% auto #0
-__all__ = ['CACHE_VERSION', 'MAPPED_BYTES', 'DOWNLOAD_HINT', 'READ_ERRORS', 'MAX_SIZE', 'duplicate_group_ids', 'take_rows',
-           'split_validation', 'ReadOptions', 'source_hash', 'cache_key', 'cache_dirs', 'remove_stale_caches',
-           'write_cache', 'read_array', 'read_cache', 'table_with_images', 'open_source', 'is_table_of_images',
-           'open_samples', 'read_source', 'empty_dataset_message', 'finalize', 'check_source_paths', 'keep_cache',
-           'check_size', 'useful_size', 'find_cache', 'cache_files', 'select_emotions', 'load_data']
+__all__ = ['CACHE_VERSION', 'MAPPED_BYTES', 'DOWNLOAD_HINT', 'READ_ERRORS', 'MAX_SIZE', 'duplicate_group_ids', 'split_validation',
+           'ReadOptions', 'source_hash', 'cache_key', 'cache_dirs', 'remove_stale_caches', 'write_cache', 'read_array',
+           'read_cache', 'table_with_images', 'open_source', 'is_table_of_images', 'reading', 'open_samples',
+           'read_source', 'empty_dataset_message', 'finalize', 'check_source_paths', 'keep_cache', 'check_size',
+           'useful_size', 'find_cache', 'cache_files', 'select_emotions', 'load_data']
 
 # %% ../../nbs/13_load.ipynb #7e75324e
 from ..core import EMOTIONS, SPLITS, DatasetError, atomic_write, refuse_address
 from .archives import iter_folder, open_archive, source_kind
 from .dataset import SIZE, FaceDataset, ReadIssue, Sample, SourceFile, Split, check_emotions
-from .dataset import check_label_map, check_split_map
-from .decode import collect_samples, is_unresized
+from .dataset import check_label_map, check_split_map, printable_name
+from .decode import collect_samples, is_unresized, take_rows
 from .formats import iter_path_rows, read_samples
 from .parquet import PARQUET_PATTERN
 from .source import NameMap, Source, is_image_path, is_table_path, record_unused
@@ -56,21 +56,6 @@ def duplicate_group_ids(
     number = {}  # of a hash: a million images would not fit into memory
     hashes = (hashlib.blake2b(a.tobytes(), digest_size=16).digest() for a in chain(*map(np.asarray, images)))
     return np.array([number.setdefault(h, len(number)) for h in hashes], np.int64)
-
-# %% ../../nbs/13_load.ipynb #81f14292
-def take_rows(
-    split: Split,  # of `FaceDataset`
-    mask: np.ndarray,  # bool [N]
-) -> Split:
-    "Some rows of a split; of images that lie on disk a copy on disk is made, a few thousand at a time."
-    if not isinstance(split.images, np.memmap):
-        return split[mask]
-    rows, shape = np.flatnonzero(mask), split.images.shape[1:]
-    images = np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=(max(len(rows), 1), *shape))
-    for start in range(0, len(rows), 4096):
-        images[start : start + 4096] = split.images[rows[start : start + 4096]]
-    votes = None if split.vote_shares is None else split.vote_shares[mask]
-    return Split(images[: len(rows)], split.labels[mask], split.paths[mask], votes, split.emotions)
 
 # %% ../../nbs/13_load.ipynb #02b3ce5b
 def split_validation(
@@ -140,7 +125,8 @@ def cache_dirs(
 ) -> list[Path]:
     "Where a cache may lie: beside the source unless that is marked read-only, else in the user's cache folder."
     beside = path.resolve().parent
-    users = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "fer_nb"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    users = cache / "fer_nb" / hashlib.blake2b(os.fsencode(beside), digest_size=4).hexdigest()
     writable = os.access(beside, os.W_OK) and beside.stat().st_mode & 0o222  # the mark holds for root as well
     return [beside] * bool(writable) + [users] * users.is_absolute()  # an unknown user has no home
 
@@ -203,7 +189,7 @@ def read_cache(
             emotions = header["emotions"] = tuple(header["emotions"])
             arrays = {p: {k.split(".")[1]: read_array(z, k) for k in z.files if k.startswith(p)} for p in SPLITS}
             return FaceDataset(splits={p: Split(**a, emotions=emotions) for p, a in arrays.items() if a}, **header)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, DatasetError):
+    except Exception:  # zipfile and numpy raise a dozen types for a damaged file
         return None
 
 # %% ../../nbs/13_load.ipynb #3427bfad
@@ -224,7 +210,7 @@ def table_with_images(
     table = SourceFile(name, stat.st_size, partial(path.open, "rb"), stat.st_mtime_ns)
     rows = [] if parquet else iter_path_rows(table)
     paths = {normpath(row.path.replace("\\", "/")) for row in rows}
-    images = ((p, path.parent / p) for p in sorted(paths) if is_image_path(p) and (path.parent / p).is_file())
+    images = ((p, path.parent / p) for p in sorted(paths) if is_image_path(p) and os.path.isfile(path.parent / p))
     return [table, *(SourceFile(p, f.stat().st_size, partial(f.open, "rb"), f.stat().st_mtime_ns) for p, f in images)]
 
 # %% ../../nbs/13_load.ipynb #8e08db53
@@ -247,8 +233,21 @@ def is_table_of_images(
     "Whether a path is a table that names images beside it: these may change while it does not."
     try:
         return path.is_file() and len(table_with_images(path)) > 1
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, DatasetError):
+    except (DatasetError, *READ_ERRORS) as e:
+        if getattr(e, "errno", None):  # not its content
+            raise
         return False
+
+# %% ../../nbs/13_load.ipynb #13a0c001
+@contextmanager
+def reading(path: Path) -> Iterator[None]:  # archive, table or folder
+    "Inside, what goes wrong with a file is a `DatasetError`."
+    try:
+        yield
+    except READ_ERRORS as e:
+        if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT):  # nobody gets these from reading
+            raise DatasetError(f"{tempfile.gettempdir()} is full. Make room, or set TMPDIR to another folder.") from e
+        raise DatasetError(f"{path.name} cannot be read ({e}). If it was downloaded, download it again.") from e
 
 # %% ../../nbs/13_load.ipynb #6f7c44d9
 @contextmanager
@@ -257,19 +256,16 @@ def open_samples(
     options: ReadOptions = ReadOptions(),  # how it is read
 ) -> Iterator[tuple[FaceDataset, Source, Iterable[Sample]]]:  # without splits yet; its files; its labelled faces
     "A source while it is read, its images not decoded."
-    data, maps = FaceDataset(path.name, emotions=options.emotions), {**options.label_map, **options.split_map}
-    data.notes += [f"'{name}' counts as {meaning}" for name, meaning in maps.items()]
-    try:
-        with open_source(path) as files:
-            source = Source(path.name, files, *map(NameMap, (options.label_map, options.split_map)), issues=data.issues,
-                            notes=data.notes, skipped=data.skipped, emotions=options.emotions)  # fmt: skip
-            if options.votes and not pixel_tables(source):
-                raise DatasetError(f"FER+ votes belong to the rows of fer2013.csv. {path.name} has none: give the CSV.")
-            source.votes = read_ferplus_votes(table_with_images(options.votes)[0], source) if options.votes else None
-            data.layout, faces = read_samples(source)
-            yield data, source, faces
-    except READ_ERRORS as e:
-        raise DatasetError(f"{path.name} cannot be read ({e}). If it was downloaded, download it again.") from e
+    data = FaceDataset(name := printable_name(path.name), emotions=options.emotions)
+    data.notes += [f"'{a}' counts as {b}" for a, b in {**options.label_map, **options.split_map}.items()]
+    with reading(path), open_source(path) as files:
+        source = Source(name, files, *map(NameMap, (options.label_map, options.split_map)), issues=data.issues,
+                        notes=data.notes, skipped=data.skipped, emotions=options.emotions)  # fmt: skip
+        if options.votes and not pixel_tables(source):
+            raise DatasetError(f"FER+ votes belong to the rows of fer2013.csv. {name} has none: give the CSV.")
+        source.votes = read_ferplus_votes(table_with_images(options.votes)[0], source) if options.votes else None
+        data.layout, faces = read_samples(source)
+        yield data, source, faces
 
 # %% ../../nbs/13_load.ipynb #01d05cdd
 def read_source(
@@ -288,7 +284,8 @@ def read_source(
     side = max(split.face_size for split in data.splits.values())
     if side < options.size and any(step.startswith("resized") for step in data.conversions):
         return read_source(path, replace(options, size=side), progress)
-    return finalize(data, subjects)
+    with reading(path):
+        return finalize(data, subjects)
 
 # %% ../../nbs/13_load.ipynb #64dd52a2
 def empty_dataset_message(
@@ -338,7 +335,7 @@ def check_source_paths(
     for p in filter(None, (path, votes)):
         if not os.path.exists(p):  # where a name is too long, Path would raise
             raise DatasetError(f"There is no file or folder {p}. {DOWNLOAD_HINT}")
-    return path, votes
+    return Path(os.path.abspath(path)), votes  # "." has no name
 
 # %% ../../nbs/13_load.ipynb #48c025d5
 def keep_cache(
@@ -417,6 +414,8 @@ def select_emotions(
             votes[votes.sum(1) == 0] = np.eye(len(emotions), dtype=np.float32)[labels[votes.sum(1) == 0]]
             votes /= votes.sum(1, keepdims=True)
         splits[name] = replace(kept, labels=labels, vote_shares=votes, emotions=emotions)
+    if not any(map(len, splits.values())):
+        raise DatasetError(f"{data.source} has no face of {', '.join(emotions)}.")
     return replace(data, splits=splits, emotions=emotions)
 
 # %% ../../nbs/13_load.ipynb #2fbd4748

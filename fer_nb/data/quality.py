@@ -5,6 +5,7 @@
 # %% ../../nbs/14_data_exploration.ipynb #893f1be6
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
@@ -19,8 +20,8 @@ from .load import duplicate_group_ids
 __all__ = ['MIN_CONTRAST', 'MAX_MODE_FRACTION', 'MIN_SHARPNESS', 'FER2013_PIXELS', 'DIAGNOSES', 'brightness', 'rms_contrast',
            'mode_fraction', 'find_blank', 'exact_duplicates_in', 'duplicate_groups', 'leakage_counts', 'leakage_notes',
            'sharpness', 'uses_full_range', 'image_stats', 'diagnose_preprocessing', 'find_blurred', 'DatasetReport',
-           'duplicate_counts', 'in_chunks', 'at_fer_size', 'measure_images', 'pixel_figures', 'dataset_report',
-           'class_lines', 'report_lines', 'reading_lines']
+           'duplicate_counts', 'in_chunks', 'at_fer_size', 'measure_images', 'image_names', 'pixel_figures',
+           'dataset_report', 'class_lines', 'report_lines', 'reading_lines']
 
 # %% ../../nbs/14_data_exploration.ipynb #be2dad8d
 def brightness(
@@ -101,7 +102,7 @@ def leakage_notes(
 # %% ../../nbs/14_data_exploration.ipynb #12825701
 def sharpness(
     images: np.ndarray,  # uint8 [N, H, W], none of them blank
-) -> np.ndarray:  # float64 [N]; 0 to 4.5, white noise has 4.5
+) -> np.ndarray:  # float64 [N]; 0 to 8, white noise has 4.5
     "Standard deviation of the Laplacian over that of the image: what fraction of the contrast is fine detail."
     x = images.astype(np.int16)
     laplacian = x[:, 1:-1, :-2] + x[:, 1:-1, 2:] + x[:, :-2, 1:-1] + x[:, 2:, 1:-1] - 4 * x[:, 1:-1, 1:-1]
@@ -240,6 +241,18 @@ def measure_images(
         x["sharpness"][seen] = in_chunks(lambda i: sharpness(at_fer_size(images[i])), seen)
     return x
 
+# %% ../../nbs/14_data_exploration.ipynb #14a0c001
+def image_names(
+    data: FaceDataset,  # of `load_data`, with N images
+) -> list[str]:  # of length N, all different: "Training: a.png", "Training: a.png (2)" where a photo has two faces
+    "What a report calls the images of a data set."
+    seen, names = Counter[str](), []
+    for split, s in data.splits.items():
+        for name in (f"{split}: {path}" for path in s.paths):
+            seen[name] += 1
+            names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return names
+
 # %% ../../nbs/14_data_exploration.ipynb #58785bcf
 def pixel_figures(
     data: FaceDataset,  # of `load_data`
@@ -248,7 +261,7 @@ def pixel_figures(
     "What the pixels of a data set say about it."
     measured = [measure_images(split.images) for split in data.splits.values()]
     x = {name: np.concatenate([m[name] for m in measured]) for name in measured[0]}
-    paths = np.concatenate([[f"{name}: {path}" for path in s.paths] for name, s in data.splits.items()])
+    paths = np.array(image_names(data))
     blank = x["contrast"] < MIN_CONTRAST
     stats = {name: float(np.median(x[name][~blank])) if (~blank).any() else 0.0 for name in ("contrast", "sharpness")}
     stats["full_range"] = float(x["full_range"][~blank].mean()) if (~blank).any() else 0.0
@@ -281,7 +294,7 @@ def dataset_report(
         source=data.source,
         fingerprint=data.fingerprint,
         counts={name: s.counts for name, s in data.splits.items()},
-        imbalance={name: round(max(n) / min(n), 1) for name, n in sizes.items()},
+        imbalance={name: round(max(n) / min(n), 1) if n else 0.0 for name, n in sizes.items()},
         **duplicate_counts(data),
         **pixel_figures(data, is_face),
         conversions=dict(data.conversions),
@@ -315,7 +328,7 @@ def class_lines(
 # %% ../../nbs/14_data_exploration.ipynb #91a9c6e7
 def report_lines(
     r: DatasetReport,  # of `dataset_report`
-) -> Iterator[str]:  # at most 140 characters each
+) -> Iterator[str]:
     "A report as lines of text."
     total, own = sum(sum(c.values()) for c in r.counts.values()), FER2013_PIXELS
     yield f"{r.source}: {total:,} faces, {r.diagnosis}"

@@ -19,7 +19,7 @@ from PIL import Image
 from ..core import EMOTIONS, atomic_write, emotion_color
 from .dataset import FER2013_COUNTS, FaceDataset
 from .load import duplicate_group_ids
-from .quality import DIAGNOSES, FER2013_PIXELS, DatasetReport, dataset_report, leakage_notes
+from .quality import DIAGNOSES, FER2013_PIXELS, DatasetReport, dataset_report, image_names, leakage_notes
 
 # %% auto #0
 __all__ = ['MAX_SHOWN', 'html_table', 'html_list', 'image_uri', 'gallery', 'class_section', 'pixel_section', 'doubtful_galleries',
@@ -113,8 +113,7 @@ def doubtful_galleries(
     report: DatasetReport,  # of the same data set
 ) -> str:  # HTML
     "The blank, blurred and faceless images of a data set."
-    paths = [f"{name}: {path}" for name, s in data.splits.items() for path in s.paths]
-    at = {path: i for i, path in enumerate(paths)}
+    at = {name: i for i, name in enumerate(image_names(data))}
     images = np.concatenate([s.images for s in data.splits.values()])
     kinds = (
         ("Blank", "They show nothing.", report.blank),

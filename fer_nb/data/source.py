@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
 from posixpath import join, normpath, splitext
+from unicodedata import normalize
 
 from ..core import EMOTIONS, SPLITS, DatasetError
 from .dataset import NO_SPLIT, SPLIT_WORDS, ReadIssue, Sample, SourceFile, format_count, parse_emotion
@@ -90,7 +91,7 @@ class FileList:
         "Name of an image file without folder and ending, in lower case -> the files that have it."
         found = defaultdict(list)
         for f in self.images:
-            found[PurePosixPath(f.name).stem.lower()].append(f)
+            found[normalize("NFC", PurePosixPath(f.name).stem.lower())].append(f)
         return found
 
     def match(
@@ -197,14 +198,16 @@ def find_image(
     split: str | None = None,  # of the table's row: decides among images of one name
 ) -> SourceFile | None:  # None where there is none, or several
     "The image that is meant."
-    path = normpath(path.strip().replace("\\", "/"))
-    found = source.by_stem.get(PurePosixPath(path).stem.lower(), [])
+    path, folder = normalize("NFC", normpath(path.strip().replace("\\", "/"))), normalize("NFC", folder)
+    stems = [PurePosixPath(path).stem, PurePosixPath(path).name][:: 1 if is_image_path(path) else -1]  # or `img.01`
+    found = next(filter(None, (source.by_stem.get(normalize("NFC", stem.lower())) for stem in stems)), [])
+    names = {f.name: normalize("NFC", f.name) for f in found}
     for name in (normpath(join(folder, path)), path):
-        if exact := [f for f in found if f.name in (name, name + PurePosixPath(f.name).suffix)]:
+        if exact := [f for f in found if names[f.name] in (name, name + PurePosixPath(f.name).suffix)]:
             return exact[0]
     if is_image_path(path):
         end = "/" + re.sub(r"^(\.\./)+", "", path)
-        found = [f for f in found if f"/{f.name}".endswith(end)]
+        found = [f for f in found if f"/{names[f.name]}".endswith(end)]
     if len(found) > 1:
         found = [f for f in found if source.parse_path(f.name)[0] == split]
     return found[0] if len(found) == 1 else None
@@ -276,10 +279,12 @@ def check_splits(
     if lost and len(lost) < len(faces):
         known = next(f.name for f in faces if f.split)
         (name, n), *more = Counter(first_differing_folder(name, known) for name in lost).most_common()
+        is_file = any(f"/{path}".endswith(f"/{name}") for path in lost)
         name, others = printable_name(name), f" (nor do {len(more)} others)" if more else ""
+        hint = f"Give --split-map {name}=SPLIT: {', '.join(SPLITS)} or {NO_SPLIT}."
         raise DatasetError(
             f"{source.name} has splits, but '{name}' ({format_count(n)}) does not say which one it is{others}. "
-            f"Give --split-map {name}=SPLIT: {', '.join(SPLITS)} or {NO_SPLIT}."
+            f"{'Move it into a folder that does.' if is_file else hint}"
         )
     if len(lost) == len(faces):
         note_possible_splits(lost, source)
