@@ -24,8 +24,8 @@ from .core import FerError, atomic_write, brief, file_hash
 __all__ = ['FILENAME_ERRORS', 'Rows', 'AddRows', 'TEXT_COLUMNS', 'INT_COLUMNS', 'TABLE_WRITERS', 'SETTINGS_FILE', 'Work',
            'csv_writer', 'jsonl_writer', 'encode_rows', 'parquet_name', 'parquet_writer', 'check_table', 'table_writer',
            'append_rows', 'rows_path', 'appending_table', 'read_rows', 'is_begun', 'read_partial_table', 'is_close',
-           'check_same_rows', 'name_by_content', 'keep_settings', 'check_settings', 'common_folder', 'is_inside',
-           'end_with', 'start_worker', 'run_in_worker', 'map_processes', 'quiet']
+           'check_same_rows', 'load_previous_rows', 'name_by_content', 'keep_settings', 'check_settings',
+           'common_folder', 'is_inside', 'end_with', 'start_worker', 'run_in_worker', 'map_processes', 'quiet']
 
 # %% ../nbs/08_batch.ipynb #b0000009
 FILENAME_ERRORS = "surrogateescape"  # error handler for names of files, which on Linux need not be UTF-8
@@ -266,6 +266,30 @@ def check_same_rows(
     if len(then) != len(now) or not all(map(is_close, *fields)):
         raise FerError(f"{path} has other rows for {source} than this run: another model, other settings or another "
                        "photo. Continue it with what it was begun with, or name another file.")
+
+# %% ../nbs/08_batch.ipynb #08a0c001
+def load_previous_rows(
+    table: Path | None,  # the table to write
+    resume: bool,  # True: it may be there
+    recognizer: Any,  # `EmotionRecognizer` of this run
+    photos: list[str],  # sources of this run
+) -> list[dict[str, Any]]:
+    "The rows of an earlier run, which is never written over; of one that was done, without the photos not read."
+    if resume and not table:
+        raise FerError("--resume continues a table: name it with --out FILE.")
+    if not table or not (table.exists() or rows_path(table).exists()):
+        return []
+    if not resume:
+        raise FerError(f"{table} is there already, or was begun. Continue it: --resume. Or name another file.")
+    rows = read_partial_table(table, recognizer.columns, photos)
+    check_same_rows(table, rows, lambda source: next(recognizer.stream([source])).rows())
+    found = [(float(r["confidence"]) - recognizer.threshold, str(r["is_confident"])) for r in rows if r["emotion"]]
+    if any(abs(above) > 0.01 and sure != str(above > 0) for above, sure in found):
+        raise FerError(f"{table} has another threshold. Continue it with what it was begun with, or name another file.")
+    read = {row["source"] for row in rows}
+    if sum(photo not in read for photo in photos) <= 1:  # all but the last, which is read again: it had come to its end
+        rows = [row for row in rows if not (row["error"] and row["source"] in photos)]
+    return rows
 
 # %% ../nbs/08_batch.ipynb #b0000045
 SETTINGS_FILE = "_settings.json"

@@ -20,18 +20,18 @@ from .commands.training import SET_HELP
 from .core import MODELS, FerError, available_models, load_peers, model_info, models_dir
 
 # %% auto #0
-__all__ = ['bench', 'SOME_HELP', 'ModelNamesArgument', 'ThreadsOption', 'HOST_HELP', 'HostOption', 'PortOption',
-           'cmd_bench_train', 'weights_table', 'cmd_bench_predict', 'cmd_bench_onnx', 'cmd_bench_sweep',
-           'cmd_bench_scale', 'app_path', 'cmd_app', 'cmd_serve', 'main']
+__all__ = ['bench', 'SOME_HELP', 'ModelNamesArgument', 'ThreadsOption', 'SERVED_HELP', 'ServedArgument', 'HOST_HELP',
+           'HostOption', 'PortOption', 'cmd_bench_train', 'weights_table', 'cmd_bench_predict', 'cmd_bench_onnx',
+           'cmd_bench_sweep', 'cmd_bench_scale', 'app_path', 'cmd_app', 'cmd_serve', 'main']
 
-# %% ../nbs/95_cli.ipynb #14022d3e
+# %% ../nbs/95_cli.ipynb #95a0c001
 bench = typer.Typer(cls=ErrorGroup, no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench, name="bench", help="Measure speed on this machine.")
 SOME_HELP = "Models to measure; default: all."
 ModelNamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help=SOME_HELP)]
 ThreadsOption = Annotated[int | None, typer.Option(metavar="N", min=1, help="Of the network; else all cores.")]
 
-
+# %% ../nbs/95_cli.ipynb #14022d3e
 @bench.command("train")
 def cmd_bench_train(
     models: ModelNamesArgument = None,
@@ -43,12 +43,14 @@ def cmd_bench_train(
         model_info(name)
     with require_extra("train"):
         from fer_nb.bench.training import bench_training, bench_weights
+        from fer_nb.recipe import parse_setting
+    changes = {name: parse_setting(name, value) for name, value in parse_key_values(settings).items()}
     line, rows = "{:18} {:>7} {:>10} {:>11} {:>10} {:>14} {:>10}", []
     if not as_json:
         head = "input", "engine", "fixed batch", "baseline", "pipeline costs", "speedup"
         typer.echo(line.format("images/second", *head))
     for name in models or MODELS:
-        rows.append(r := bench_training(name, **parse_key_values(settings)))
+        rows.append(r := bench_training(name, **changes))
         if not as_json:
             ratios = f"{r['pipeline_cost']:.1%}", f"{r['speedup']} times"
             typer.echo(line.format(name, f"{r['size']} px", r["engine"], r["fixed_batch"], r["baseline"], *ratios))
@@ -130,9 +132,10 @@ def cmd_bench_sweep(
     with require_extra("train"):
         from fer_nb.data.load import load_data
         from fer_nb.export import sweep_variants, write_variants
+    for name in models or ():
+        model_info(name)
     faces = load_data(data)
     for name in models or available_models():
-        model_info(name)
         typer.echo(name)
         if write:
             typer.echo(f"Kept in {write_variants(name, faces, log=typer.echo)}")
@@ -171,6 +174,8 @@ def cmd_app() -> None:
     streamlit(["run", str(app_path())], prog_name="streamlit")
 
 # %% ../nbs/95_cli.ipynb #b2d172f2
+SERVED_HELP = "Models that may be asked for, the first by default; else all that are here."
+ServedArgument = Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help=SERVED_HELP)]
 HOST_HELP = "The address to listen on; any but this machine's own needs a key in FER_NB_API_KEY."
 HostOption = Annotated[str, typer.Option(metavar="ADDRESS", help=HOST_HELP)]
 PortOption = Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0: a free one.")]
@@ -178,7 +183,7 @@ PortOption = Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0:
 
 @app.command("serve")
 def cmd_serve(
-    models: ModelNamesArgument = None,
+    models: ServedArgument = None,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
 ) -> None:

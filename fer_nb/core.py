@@ -22,8 +22,8 @@ from typing import Any
 __all__ = ['EMOTIONS', 'SPLITS', 'COLORS', 'MODELS', 'MEASURE_HINT', 'DEFAULT_MODEL', 'SYSTEM_PACKAGES', 'emotion_color', 'brief',
            'FerError', 'DatasetError', 'ImageError', 'ModelError', 'RecipeError', 'TrainingError', 'ModelInfo',
            'model_info', 'shipped_dir', 'models_dir', 'available_models', 'default_model', 'load_results', 'load_peers',
-           'load_flicker', 'refuse_address', 'system_libraries', 'after_fork', 'made_folder', 'atomic_write',
-           'file_hash', 'markdown_table']
+           'load_flicker', 'refuse_address', 'system_libraries', 'after_fork', 'made_folder', 'passing_name',
+           'atomic_write', 'file_hash', 'markdown_table']
 
 # %% ../nbs/00_core.ipynb #52fc2f57
 #: The seven classes, in the order of every label, probability vector and table in this library.
@@ -244,6 +244,17 @@ def made_folder(
                 part.rmdir()
         raise
 
+# %% ../nbs/00_core.ipynb #00a0c002
+def passing_name(
+    path: Path,  # a file or folder to be written
+) -> Path:  # beside it, hidden, and of this process alone
+    "What a file is called until it is complete."
+    if not path.name:
+        raise FerError(f"'{path}' is a folder. Name a file to write.")
+    long = len(os.fsencode(path.name)) > 200  # 255 bytes are the most
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16] if long else path.name
+    return path.with_name(f".{name}.{os.getpid()}.part{path.suffix[:20]}")
+
 # %% ../nbs/00_core.ipynb #c0912c13
 @contextmanager
 def atomic_write(
@@ -255,7 +266,7 @@ def atomic_write(
     ...     n = part.write_text("complete")
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
+    part = passing_name(path)
     with made_folder(path.parent):
         try:
             yield part

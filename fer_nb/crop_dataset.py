@@ -223,9 +223,8 @@ def crop_photos(
     >>> crop_photos("holiday", "holiday_faces", progress=False)["crops"]  # holiday/happy has a photo
     {'happy': 1}
     """
-    names, out = check_emotions(emotions), check_new_folder(out)
-    maps = check_label_map(label_map, names), check_split_map(split_map)
-    path, _ = check_source_paths(path)
+    names, (path, _) = check_emotions(emotions), check_source_paths(path)
+    out, maps = check_new_folder(out, path), (check_label_map(label_map, names), check_split_map(split_map))
     data = FaceDataset(path.name, emotions=names)
     with atomic_write(out) as folder:
         folder.mkdir()

@@ -85,8 +85,9 @@ def parse_prior(
         values = np.asarray(given, np.float64)
     except (TypeError, ValueError):
         values = np.empty(0)
-    if values.shape != (len(emotions),) or not (np.isfinite(values).all() and values.min() >= 0 and values.sum() > 0):
+    if values.shape != (len(emotions),) or not (np.isfinite(values).all() and values.min() >= 0 and values.max() > 0):
         raise ModelError(f"This is no prior: {given!r}. {form}.")
+    values = values / values.max()  # the sum of very large numbers is infinite
     return values / values.sum()
 
 # %% ../nbs/35_prior.ipynb #d2680020

@@ -522,3 +522,10 @@ def test_numbers_are_written_as_the_language_writes_them(monkeypatch):
         said[language] = quality.evaluation_caption(row, {})
     assert "71.2%" in said["en"]
     assert all("71,2\N{NARROW NO-BREAK SPACE}%" in said[language] for language in ("de", "fr"))
+
+
+def test_the_choice_of_a_folder_keeps_what_was_uploaded(page):
+    upload(page, ("one.png", FACE))
+    for folder in (True, False):
+        page.toggle(key="photos folder").set_value(folder).run()
+        assert not page.exception and cards(page) == 1

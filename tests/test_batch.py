@@ -271,3 +271,19 @@ def test_one_video_may_be_parquet(tmp_path):
         assert fer_nb("video", tmp_path / "a.mp4", "--out", tmp_path / f"t{suffix}", *OPTIONS).exit_code == 0
     counts = [len([*read_rows(tmp_path / f"t{suffix}")]) for suffix in TABLE_WRITERS]
     assert counts == [4, 4, 4] and [*read_rows(tmp_path / "t.jsonl")] == [*read_rows(tmp_path / "t.parquet")]
+
+
+def test_photos_that_could_not_be_read_are_read_again_once_all_others_are_done(folder, tmp_path):
+    late, table = tmp_path / "late.jpg", tmp_path / "t.jsonl"
+    photos = [folder / "00.jpg", late, folder / "01.jpg"]
+    assert fer_nb("predict", *photos, "--out", table).exit_code == 1
+    more = [*photos, folder / "02.jpg", folder / "03.jpg"]
+    done = fer_nb("predict", *more, "--out", table, "--resume")  # goes on first
+    assert done.exit_code == 1 and "not read before: 1 photos" in done.stderr
+    again = fer_nb("predict", *more, "--out", table, "--resume")
+    assert again.exit_code == 1 and "There is no file" in again.stderr
+    late.write_bytes((folder / "00.jpg").read_bytes())
+    assert fer_nb("predict", *more, "--out", table, "--resume").exit_code == 0
+    rows = [*read_rows(table)]
+    assert {row["source"] for row in rows} == {*map(str, more)} and not any(row["error"] for row in rows)
+    assert len(rows) == len({(row["source"], row["face"]) for row in rows})

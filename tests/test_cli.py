@@ -625,3 +625,68 @@ def test_bench_sweep_keeps_nothing_of_synthetic_faces(tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="PyTorch comes with the [train] extra")
     monkeypatch.delenv("FER2013", raising=False)
     assert "synthetic" in one_line(fer_nb("bench", "sweep", "custom_cnn", "--write"))
+
+
+# what is there is not lost, and a wrong word costs no waiting
+
+
+def test_a_report_or_a_bank_is_not_written_over_its_source(faces, tmp_path, monkeypatch):
+    monkeypatch.setattr("fer_nb.data.load.load_data", lambda *a, **k: pytest.fail("has read the data"))
+    file = tmp_path / "f.csv"
+    file.write_text("mine")
+    (tmp_path / "folder.html").mkdir()
+    for name in ("f.csv", "", "folder.html", "a.png"):
+        assert "ends in .html" in one_line(fer_nb("data", faces, "--html", str(tmp_path / name) if name else ""))
+    pytest.importorskip("torch")
+    teacher = tmp_path / "best_custom_cnn.pth"
+    teacher.write_bytes(b"mine")
+    for name in (teacher, tmp_path):
+        assert "ends in .npz" in one_line(fer_nb("bank", teacher, "--data", faces, "--out", name))
+    assert (file.read_text(), teacher.read_bytes()) == ("mine", b"mine")
+
+
+def test_a_video_is_not_written_over_another(tmp_path):
+    from fer_nb.video.containers import write_images
+
+    film = write_images(tmp_path / "a.mp4", [np.zeros((240, 320, 3), np.uint8)] * 11)
+    mine = tmp_path / "mine.mp4"
+    mine.write_bytes(film.read_bytes())
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    for word, name in (("--video-out", "mine.mp4"), ("--timeline", "mine.png")):
+        assert "is there already" in one_line(fer_nb("video", film, word, tmp_path / name))
+    assert mine.read_bytes() == film.read_bytes() and (tmp_path / "mine.png").read_bytes() == b"mine"
+    for stride in (4, 5):  # its own drawing is drawn anew
+        assert fer_nb("video", film, "--video-out", tmp_path / "drawn.mp4", "--stride", stride).exit_code == 0
+
+
+def test_a_url_for_results_stays_one(monkeypatch):
+    distributed = pytest.importorskip("fer_nb.distributed")
+    asked = []
+    monkeypatch.setattr(distributed, "predict_dataset", lambda names, out, **how: asked.append(out) or 1 / 0)
+    fer_nb("predict", "s3://photos/2024", "--engine", "ray", "--out", "s3://bucket/results")
+    assert asked == ["s3://bucket/results"]
+
+
+def test_a_data_set_is_not_written_into_itself(faces):
+    before = sorted(faces.rglob("*"))
+    for words in (["--to", "folder"], ["--crop"]):
+        assert "would be read as a part of it" in one_line(fer_nb("data", faces, faces / "new", *words))
+    assert sorted(faces.rglob("*")) == before
+
+
+def test_settings_of_a_benchmark_are_checked_first():
+    pytest.importorskip("torch")
+    for word, says in (("steps=5", "no setting 'steps'"), ("model=x", "no setting 'model'"), ("lr=x", "lr")):
+        result = fer_nb("bench", "train", "custom_cnn", "--set", word)
+        assert says in one_line(result) and not result.stdout
+    assert "There is no model" in one_line(fer_nb("bench", "sweep", "nomodel", "--data", "nowhere.zip"))
+
+
+@pytest.mark.parametrize("command", [["train", "custom_cnn"], ["reproduce"]])
+def test_endless_minutes_are_refused(command):
+    result = fer_nb(*command, "--minutes", "inf")
+    assert result.exit_code == 2 and "'--minutes'" in result.stderr and "less than" in result.stderr
+
+
+def test_the_help_of_serve_is_its_own():
+    assert "may be asked for" in " ".join(fer_nb("serve", "--help").stdout.split())

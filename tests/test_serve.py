@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,13 +23,15 @@ from PIL import Image
 
 pytest.importorskip("uvicorn", reason="the service needs the [serve] extra")
 
+from anyio import CapacityLimiter
 from starlette.datastructures import URL
 from starlette.requests import Request
 
 from fer_nb.core import EMOTIONS, FerError
 from fer_nb.data.synthetic import draw_face
 from fer_nb.inference import EmotionRecognizer, Result
-from fer_nb.service.server import check_request
+from fer_nb.service.requests import Limits, ServiceError
+from fer_nb.service.server import check_request, run_in_threads
 from fer_nb.video.containers import in_memory_tempdir
 
 MODEL = "custom_cnn"
@@ -428,3 +431,39 @@ def test_a_port_that_is_taken_is_one_sentence():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         with pytest.raises(FerError, match="cannot listen on"):
             serve((MODEL,), port=taken.getsockname()[1])
+
+
+def test_late_work_keeps_its_place():
+    running, most, begun, lock = 0, 0, 0, threading.Lock()
+
+    def work(item):
+        nonlocal running, most, begun
+        with lock:
+            running, begun = running + 1, begun + 1
+            most = max(most, running)
+        time.sleep(0.5)
+        with lock:
+            running -= 1
+        return item
+
+    async def ask():
+        service = SimpleNamespace(threads=CapacityLimiter(3), limits=Limits(answer_seconds=0.1), late=set())
+        for _ in range(4):
+            with pytest.raises(ServiceError, match=r"more than 0\.1 s"):
+                await run_in_threads(service, work, [1, 2, 3, 4])
+        assert service.threads.borrowed_tokens == 3  # though nobody waits for them
+        await asyncio.wait(service.late)
+        service.limits = Limits(answer_seconds=60)
+        assert await run_in_threads(service, work, [5, 6]) == [5, 6] and not service.late
+
+    asyncio.run(ask())
+    assert most == 3 and begun <= 7  # what had not begun never did
+
+
+@pytest.mark.parametrize(("header", "status"), [
+    (b"Bearer schl\xc3\xbcssel", None), (b"bearer schl\xc3\xbcssel", None), (b"Bearer schlussel", 401), (b"", 401),
+    (b"Basic schl\xc3\xbcssel", 401), (b"schl\xc3\xbcssel", 401)])
+def test_a_key_of_any_letters(header, status):  # fmt: skip
+    scope = {"type": "http", "path": "/v1/models", "headers": [(b"host", b"x"), (b"authorization", header)]}
+    answer = check_request(Request(scope), "schl\u00fcssel", ())
+    assert (answer and answer.status_code) == status

@@ -28,7 +28,7 @@ from fer_nb.inference import EmotionRecognizer, FaceEmotion, Result
 av = pytest.importorskip("av")
 
 from fer_nb.video import containers
-from fer_nb.video.containers import CODECS, Codec, Unnamed, VideoError, find_camera, write_images
+from fer_nb.video.containers import CODECS, Codec, Unnamed, VideoError, display_name, find_camera, write_images
 from fer_nb.video.output import Timeline, annotate_video, check_outputs, to_pandas, video_writer
 from fer_nb.video.reader import Frame, VideoReader, count_frames
 from fer_nb.video.tracking import FrameResult, IoUTracker, iou, track_video, video_columns
@@ -913,3 +913,64 @@ def test_outputs_are_checked_before_the_first_frame(film, tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / f"frame_{i}.png")
     with pytest.raises(VideoError, match="the video itself"):
         check_outputs(tmp_path / "frame_%d.png", timeline=tmp_path / "frame_1.png")
+
+
+def test_a_first_picture_that_is_damaged_is_passed_over(tmp_path, pictures):
+    for i, picture in enumerate(pictures[:4]):
+        Image.fromarray(picture).save(tmp_path / f"f_{i}.png")
+    (tmp_path / "f_0.png").write_bytes(b"no picture")
+    video = VideoReader(tmp_path / "f_%d.png")
+    for _ in range(2):
+        assert [f.number for f in video] == [1, 2, 3] and "1 pieces" in video.warning
+    for i in range(4):
+        (tmp_path / f"f_{i}.png").write_bytes(b"no picture")
+    with pytest.raises(VideoError, match="no frame that can be read"):
+        VideoReader(tmp_path / "f_%d.png")
+
+
+def write_times(path, times, sound=0.0):
+    "A film whose frames are at these times in seconds, with silence of its own length."
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx", rate=30)
+        stream.width, stream.height, stream.pix_fmt, stream.time_base = 64, 48, "yuv420p", Fraction(1, 1000)
+        voice = container.add_stream("libopus", rate=48000) if sound else None
+        for at in times:
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), int(at * 50) % 256, np.uint8), "rgb24")
+            frame.pts, frame.time_base = round(at * 1000), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+        for i in range(int(sound * 50)):
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1920), np.int16), "s16", "stereo")
+            silence.pts, silence.sample_rate, silence.time_base = i * 960, 48000, Fraction(1, 48000)
+            container.mux(voice.encode(silence))
+        if voice:
+            container.mux(voice.encode())
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".webm"])
+def test_sound_that_outlasts_the_pictures_is_no_damage(tmp_path, suffix):
+    video = VideoReader(write_times(tmp_path / f"talk{suffix}", [i / 10 for i in range(20)], sound=4.0))
+    assert len(list(video)) == 20 and not video.warning
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".webm"])
+def test_frames_of_a_varying_rate_are_counted(tmp_path, suffix):
+    times = [i / 30 for i in range(20)] + [1 + 5 * i for i in range(10)]
+    video = VideoReader(write_times(tmp_path / f"screen{suffix}", times))
+    assert count_frames(video, 1e9) == 30 and count_frames(video, 0.9) == 20
+
+
+def test_a_malformed_address_is_a_sentence():
+    with pytest.raises(VideoError, match="%5B"):
+        display_name("rtsp://me:p[ss@cam/1")
+
+
+def test_a_camera_is_known_by_all_that_the_system_calls_it(monkeypatch):
+    cameras = {"/dev/video0": "USB2.0 HD UVC WebCam: USB2.0 HD", "video=HD Cam": "HD Cam"}
+    monkeypatch.setattr("fer_nb.video.containers.list_cameras", lambda: cameras)
+    assert [containers.source_kind(name) for name in (*cameras.values(), "video=HD Cam")] == ["camera"] * 3
+    with pytest.raises(VideoError, match="no file"):
+        containers.source_kind("HD Cam.mp4")

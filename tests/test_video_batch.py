@@ -303,3 +303,65 @@ def test_a_table_has_the_columns_of_the_model_file(ending, videos, tmp_path):
         table = tmp_path / f"{source.name}.{ending}"
         assert fer_nb("video", source, "--model", model, "--out", table).exit_code == 0
         assert b"content" in table.read_bytes() and b"angry" not in table.read_bytes()
+
+
+def test_resuming_draws_over_nothing_that_is_another_source_s(videos, tmp_path):
+    film, how = (videos / "0.mp4").read_bytes(), dict(settings=SETTINGS, annotate=tmp_path / "out")
+    for name in ("x/a.mp4", "y/a.mp4", "z/a.mp4", "z/b.mp4", "z/b_faces.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(film)
+    process_videos([tmp_path / "x"], tmp_path / "t.jsonl", **how)
+    drawn = (tmp_path / "out/a_faces.mp4").read_bytes()
+    for source in ("x", "y", "x"):
+        if source == "y":  # its drawing would have the same name
+            with pytest.raises(VideoError, match=r"a_faces\.mp4 is there already"):
+                process_videos([tmp_path / source], tmp_path / "t.jsonl", resume=True, **how)
+        else:
+            process_videos([tmp_path / source], tmp_path / "t.jsonl", resume=True, **how)
+        assert (tmp_path / "out/a_faces.mp4").read_bytes() == drawn
+    how = dict(settings=SETTINGS, annotate=tmp_path / "z")
+    process_videos([tmp_path / "z/a.mp4"], tmp_path / "u.jsonl", **how)
+    drawn = (tmp_path / "z/a_faces.mp4").read_bytes()
+    with pytest.raises(VideoError, match=r"b_faces\.mp4 is there already"):
+        process_videos([tmp_path / "z"], tmp_path / "u.jsonl", resume=True, **how)
+    assert (tmp_path / "z/b_faces.mp4").read_bytes() == film
+    # other settings draw anew what this table has drawn
+    process_videos([tmp_path / "z/a.mp4"], tmp_path / "u.jsonl", replace(SETTINGS, stride=2), 1, True, tmp_path / "z")
+    assert (tmp_path / "z/a_faces.mp4").read_bytes() != drawn
+    assert len(set(map(str, annotated_paths("o", ["/v/A.mp4", "/v/a.mkv"])))) == 2
+    assert {str(path).casefold() for path in annotated_paths("o", ["/v/A.mp4", "/v/a.mkv"])} == {
+        "o/a.mp4_faces.mp4", "o/a.mkv_faces.mp4"}  # fmt: skip
+
+
+def test_a_drawing_that_cannot_be_written_is_one_line(videos, tmp_path):
+    film, long = (videos / "0.mp4").read_bytes(), "\u00e9" * 125 + ".mp4"  # the drawing's name would be too long
+    for name in ("good.mp4", long):
+        (tmp_path / "own").mkdir(exist_ok=True)
+        (tmp_path / "own" / name).write_bytes(film)
+    done = process_videos([tmp_path / "own"], tmp_path / "t.jsonl", SETTINGS, annotate=tmp_path / "out")
+    assert [bool(summary.error) for summary in done] == [False, True] and "name too long" in done[1].error
+    assert (tmp_path / "t.jsonl").exists() and (tmp_path / "out/good_faces.mp4").exists()
+    (tmp_path / "own" / long).rename(tmp_path / "own" / ("\u00e9" * 110 + ".mp4"))  # now only its passing name would
+    done = process_videos([tmp_path / "own"], tmp_path / "t2.jsonl", SETTINGS, annotate=tmp_path / "out2")
+    assert [summary.error for summary in done] == ["", ""]
+
+
+def test_a_video_is_one_however_it_is_spelled(videos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("x").mkdir()
+    Path("x/a.mp4").write_bytes((videos / "0.mp4").read_bytes())
+    given = ["x/a.mp4", "./x/a.mp4", os.path.abspath("x"), "rtsp://b/a", "rtsp://b/a"]
+    assert find_videos(given) == ["x/a.mp4", "rtsp://b/a"]
+    process_videos(["x"], "r.jsonl", SETTINGS)
+    rows = Path("r.jsonl").read_text().splitlines()
+    process_videos([os.path.abspath("x")], "r.jsonl", SETTINGS, resume=True)
+    assert len(Path("r.jsonl").read_text().splitlines()) == len(rows)
+
+
+def test_numbered_pictures_that_have_grown_are_read_again(tmp_path):
+    picture = Image.fromarray(np.asarray(draw_face("happy", 1, 200, zoom=0.7)))
+    for count in (2, 5):
+        for i in range(count):
+            picture.save(tmp_path / f"f_{i}.png")
+        (summary,) = process_videos([str(tmp_path / "f_%d.png")], tmp_path / "t.jsonl", SETTINGS, resume=count > 2)
+        assert summary.frames == count

@@ -27,10 +27,10 @@ from ..runtime import model_path, session_emotions, shared_session
 # %% auto #0
 __all__ = ['LANGUAGES', 'LANGUAGE_SCRIPT', 'MIN_FACE_PX', 'asset', 'sentences', 'language', 'tr', 'announce_language',
            'localized', 'probability_bars', 'stylesheet', 'thumbnail', 'to_jpeg', 'data_uri', 'face_card',
-           'percent_plot', 'svg_image', 'model_metrics', 'model_cost', 'model_caption', 'model_title', 'model_emotions',
-           'model_choices', 'model_labels', 'model_details', 'from_address', 'to_address', 'model_picker',
-           'get_recognizer', 'inject_css', 'page_header', 'remote_host', 'notices', 'escape_markdown', 'show_error',
-           'page_icon', 'safe_stem', 'to_csv', 'download']
+           'percent_plot', 'svg_image', 'scrolling_table', 'model_metrics', 'model_cost', 'model_caption',
+           'model_title', 'model_emotions', 'model_choices', 'model_labels', 'model_details', 'from_address',
+           'to_address', 'model_picker', 'get_recognizer', 'inject_css', 'page_header', 'remote_host', 'notices',
+           'escape_markdown', 'show_error', 'page_icon', 'safe_stem', 'to_csv', 'download']
 
 # %% ../../nbs/80_app.ipynb #5e17a3e7
 def asset(
@@ -178,6 +178,14 @@ def svg_image(
     source = base64.b64encode(file.encode()).decode()
     return f"""<img src="data:image/svg+xml;base64,{source}" alt="">"""
 
+# %% ../../nbs/80_app.ipynb #80a0c001
+def scrolling_table(
+    name: str,  # what a screen reader calls it
+    table: str,  # HTML
+) -> str:  # HTML
+    "A table that may be wider than the page: a region that the keyboard reaches and scrolls."
+    return f'<div class="fer-scroll" tabindex="0" role="region" aria-label="{html.escape(name)}">{table}</div>'
+
 # %% ../../nbs/80_app.ipynb #d37ce356
 def model_metrics(
     models: tuple[str, ...],  # names of `MODELS`; several: all that were measured
@@ -213,7 +221,7 @@ def model_caption(
         accuracy, low, high = (localized(value, ".1%") for value in (row["accuracy"], low, high))
         words.append(f"{tr('right on {accuracy} of test faces', accuracy=f'**{accuracy}**')} ({low}–{high})")
     words += [f"{localized(time, '.1f')} ms {tr('a face')}"] if time else []
-    return " · ".join([*words, f"{localized(size, '.1f')} MB"])
+    return " · ".join([*words, f"{localized(size, '.1f')} {tr('MB')}"])
 
 # %% ../../nbs/80_app.ipynb #0629c6e7
 def model_title(

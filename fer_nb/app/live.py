@@ -80,7 +80,7 @@ def live_message(
     return dict(width=width, height=height, faces=faces)
 
 # %% ../../nbs/84_app_live.ipynb #78255c1d
-LIVE_MIN_FACE = 77  # pixels
+LIVE_MIN_FACE = 20  # pixels, where the slider begins
 
 
 @cache

@@ -92,7 +92,7 @@ def upload_photos(
     )  # fmt: skip
     photos = keep_uploads(source, [InputPhoto(file.file_id, file.name, file) for file in files])
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.toggle(tr("A whole folder"), key=f"{source} folder", persist_state="session", on_change=note)
+        st.toggle(tr("A whole folder"), key=f"{source} folder", persist_state="session")
         if photos:
             clear_button(source)
     if len(photos) > MAX_PHOTOS:

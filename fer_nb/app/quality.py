@@ -12,7 +12,7 @@ import streamlit as st
 
 from fer_nb.app.frame import (
     localized, model_choices, model_cost, model_metrics, model_picker, model_title, page_header, percent_plot,
-    svg_image, tr,
+    scrolling_table, svg_image, tr,
 )  # fmt: skip
 from ..core import MODELS, SPLITS, emotion_color, load_results, models_dir
 
@@ -57,8 +57,8 @@ def metrics_table(
         rows.append(f'<tr><th scope="row">{model_title(choice)}</th>{bar}{values}</tr>')
     spans = [f' colspan="{1 + (i == 1)}"' for i in range(len(HEADS))]  # the second: the bar and its figure
     head = "".join(f'<th scope="col"{span}>{tr(text)}</th>' for span, text in zip(spans, HEADS, strict=True))
-    return f"""<div class="fer-scroll" tabindex="0"><table class="fer-table"><thead><tr>{head}</tr></thead>
-<tbody>{"".join(rows)}</tbody></table></div>"""
+    return scrolling_table(tr("How good is it?"), f"""<table class="fer-table"><thead><tr>{head}</tr></thead>
+<tbody>{"".join(rows)}</tbody></table>""")
 
 # %% ../../nbs/87_app_quality.ipynb #c5ef5162
 def confusion_html(
@@ -72,9 +72,9 @@ def confusion_html(
         rates = [n / max(sum(counts), 1) for n in counts]
         cells = (cell.format("hit" if i == j else "", emotion_color(emotion), p, 100 * p) for j, p in enumerate(rates))
         lines.append(f'<tr><th scope="row">{tr(emotion)}</th>{"".join(cells)}</tr>')
-    return f"""<div class="fer-scroll" tabindex="0"><table class="fer-matrix">
-<caption>{tr("Of 100 faces labelled as on the left, so many are answered as above.")}</caption>
-<thead><tr><td></td>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>"""
+    caption = tr("Of 100 faces labelled as on the left, so many are answered as above.")
+    return scrolling_table(caption, f"""<table class="fer-matrix"><caption>{caption}</caption>
+<thead><tr><td></td>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>""")
 
 
 def confusion_summary(

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from fer_nb.app.frame import (
     asset, data_uri, download, escape_markdown, face_card, get_recognizer, localized, model_choices,
-    model_title, safe_stem, show_error, thumbnail, to_csv, to_jpeg, tr,
+    model_title, safe_stem, scrolling_table, show_error, thumbnail, to_csv, to_jpeg, tr,
 )  # fmt: skip
 from fer_nb.app.photos import (
     MAX_PHOTO_MB, InputPhoto, expression_gallery, synthetic_photo, take_snapshot, upload_photos,
@@ -333,8 +333,8 @@ def comparison_table(
         agree = len({e for e, _ in answers.values()}) == 1
         mark = "" if agree else f'<em class="fer-disagree">{tr("they disagree")}</em>'
         lines.append(f'<tr><th scope="row">{title}{mark}</th>{cells}</tr>')
-    return f"""<div class="fer-scroll" tabindex="0"><table class="fer-compare"><thead><tr>{head}</tr></thead>
-<tbody>{"".join(lines)}</tbody></table></div>"""
+    return scrolling_table(tr("Compare all models"), f"""<table class="fer-compare"><thead><tr>{head}</tr></thead>
+<tbody>{"".join(lines)}</tbody></table>""")
 
 # %% ../../nbs/82_app_results.ipynb #65607cd7
 def annotated_images(
@@ -395,8 +395,9 @@ def show_photos(
     chosen = choose_results(results) if len(results) > 1 else results
     for result in chosen:
         show_result(result, models, named=len(results) > 1)
-    if any(r.faces for r in chosen) and len(model_choices()) > 1:
-        if st.toggle(tr("Compare all models"), key="compare", persist_state="session"):
+    if any(r.faces for r in chosen):
+        several = len(model_choices()) > 1
+        if several and st.toggle(tr("Compare all models"), key="compare", persist_state="session"):
             st.html(comparison_table(compare_predictions(chosen), named=len(results) > 1))
         with st.expander(tr("The same in Python"), icon=":material/code:"):
             st.code(code_example(chosen[0].photo.name, models), "python")

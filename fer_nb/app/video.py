@@ -266,7 +266,7 @@ def show_video(
         strips = (timeline_figure(result.timeline, row) for row in faces[:MAX_SHOWN])
         st.html(emotion_legend(emotions) + "".join(strips))
     if rest := faces[MAX_SHOWN:]:
-        with st.expander(tr("{n} more faces", n=len(rest))):
+        with st.expander(tr("{n} more faces", n=len(rest)) if len(rest) > 1 else tr("1 more face")):
             st.html("".join(track_summary(row, emotions) + timeline_figure(result.timeline, row) for row in rest))
     video_downloads(result, faces, models)
     page_behavior([], models)

@@ -224,8 +224,8 @@ class Live extends Tools {
     const name = face && names[emotions.indexOf(face.emotion)], who = several && face ? `${fill(texts.face, {n: face.number})}: ` : '';
     const words = face ? `${who}${name} ${percent(most(face))}${face.is_confident ? '' : `, ${texts.unsure}`}` : texts.nobody;
     this.find('.now').textContent = words;
-    if (now - this.spokenAt < 2000 && face?.emotion === this.spoken) return;  // a screen reader needs time
-    this.spoken = face?.emotion; this.spokenAt = now; this.find('.spoken').textContent = words;
+    if (now - this.spokenAt < 2000) return;  // a screen reader needs time
+    this.spokenAt = now; this.find('.spoken').textContent = words;
   }
   boxes({width, height, faces}) {
     const canvas = this.find('.boxes'), pen = canvas.getContext('2d'), {emotions, names, colors, inks} = this.data, taken = [];

@@ -9,7 +9,7 @@ import codecs
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +26,7 @@ __all__ = ['UsageError', 'app', 'VersionOption', 'ONE_MODEL_HELP', 'MODEL_HELP',
            'TTA_HELP', 'THRESHOLD_HELP', 'JsonOption', 'DataOption', 'LabelMapOption', 'SplitMapOption',
            'ModelArgument', 'ModelOption', 'TtaOption', 'ThresholdOption', 'MinFaceOption', 'EMOTIONS_HELP',
            'CROP_HELP', 'PRIOR_HELP', 'DEVICE_HELP', 'EmotionsOption', 'CropOption', 'PriorOption', 'DeviceOption',
-           'ErrorGroup', 'file_error', 'about', 'require_extra', 'parse_key_values', 'parse_label_maps',
+           'ErrorGroup', 'file_error', 'about', 'require_extra', 'ends_in', 'parse_key_values', 'parse_label_maps',
            'parse_emotions', 'parse_prior_option', 'common_input', 'replace_unencodable', 'prepare_streams']
 
 # %% ../../nbs/92_commands.ipynb #48250e3f
@@ -126,6 +126,18 @@ EmotionsOption = Annotated[str | None, typer.Option(metavar="NAME,…", help=EMO
 CropOption = Annotated[str, typer.Option(metavar="detect|whole", help=CROP_HELP)]
 PriorOption = Annotated[str | None, typer.Option(metavar="em|NAME=P,…", help=PRIOR_HELP)]
 DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help=DEVICE_HELP)]
+
+# %% ../../nbs/92_commands.ipynb #92a0c001
+def ends_in(
+    *suffixes: str,  # in lower case
+) -> Callable[[Path | None], Path | None]:
+    "A check for an option that names a file to write: another ending, or a folder, is a `FerError`."
+    def check(file: Path | None) -> Path | None:
+        if file is not None and (file.suffix.lower() not in suffixes or os.path.isdir(file)):
+            raise FerError(f"'{file}' cannot be written: name a file that ends in {' or '.join(suffixes)}.")
+        return file
+
+    return check
 
 # %% ../../nbs/92_commands.ipynb #71b3599c
 def parse_key_values(

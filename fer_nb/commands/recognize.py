@@ -18,8 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from fer_nb.batch import (
-    AddRows, appending_table, check_same_rows, common_folder, is_inside, map_processes, read_partial_table, rows_path,
-    table_writer,
+    AddRows, appending_table, common_folder, is_inside, load_previous_rows, map_processes, table_writer,
 )  # fmt: skip
 from fer_nb.commands.base import (
     CropOption, DeviceOption, JsonOption, MinFaceOption, ModelOption, PriorOption, ThresholdOption, TtaOption, app,
@@ -33,7 +32,7 @@ __all__ = ['DRAWING_SUFFIXES', 'CHUNK_SIZE', 'PHOTOS_HELP', 'RAY_HELP', 'PhotosA
            'TimelineOption', 'StrideOption', 'SmoothOption', 'VIDEO_HELP', 'FRAMES_HELP', 'VideosArgument',
            'FramesOption', 'SecondsOption', 'FOLDER_HELP', 'VideoFolderOption', 'annotated_path', 'write_annotated',
            'PhotoReport', 'report_photos', 'report_chunk', 'report_all', 'result_printer', 'cmd_predict',
-           'predict_on_ray', 'find_originals', 'predict_locally', 'write_reports', 'load_previous_rows', 'cmd_video',
+           'predict_on_ray', 'find_originals', 'count_unread', 'predict_locally', 'write_reports', 'cmd_video',
            'track_one_video', 'track_videos', 'write_tracks', 'print_tracks']
 
 # %% ../../nbs/94_commands_recognize.ipynb #5d4b0780
@@ -147,7 +146,7 @@ RAY_HELP = "ray: on all cores of this machine or a cluster, for very many photos
 
 PhotosArgument = Annotated[list[str], typer.Argument(metavar="PATH...", help=PHOTOS_HELP)]
 TABLE_HELP = "Write a row for each face: .csv, .jsonl or .parquet; with --engine, a folder."
-TableOption = Annotated[Path | None, typer.Option("--out", metavar="FILE", help=TABLE_HELP)]
+TableOption = Annotated[str | None, typer.Option("--out", metavar="FILE", help=TABLE_HELP)]  # s3:// stays as it is
 ResumeTableOption = Annotated[bool, typer.Option("--resume", help="Continue what a stopped run has written.")]
 AnnotateOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the photos with boxes.")]
 EngineOption = Annotated[str | None, typer.Option(metavar="ray", help=RAY_HELP)]
@@ -183,13 +182,13 @@ def cmd_predict(
         failed = predict_on_ray(paths, table, resume, settings | dict(device=device))
     else:
         settings |= dict(prior=parse_prior_option(prior), device=device)
-        failed = predict_locally(paths, form, table, resume, annotate, settings, workers)
+        failed = predict_locally(paths, form, Path(table) if table else None, resume, annotate, settings, workers)
     raise typer.Exit(int(failed > 0))
 
 # %% ../../nbs/94_commands_recognize.ipynb #d9d45a8b
 def predict_on_ray(
     paths: list[str],
-    out: Path,  # folder for the results
+    out: str,  # folder for the results, or a URL
     resume: bool,
     settings: dict[str, Any],  # of the recognizer
 ) -> int:  # photos that could not be read
@@ -220,6 +219,16 @@ def find_originals(
         typer.echo(f"left out, as annotated copies of other photos: {len(photos) - len(originals):,}", err=True)
     return originals, common_folder(map(source_name, originals)) if annotate else ""
 
+# %% ../../nbs/94_commands_recognize.ipynb #94a0c001
+def count_unread(
+    rows: list[dict[str, Any]],  # of an earlier run
+    photos: list[str],  # sources of this run
+) -> int:
+    "How many of the photos are left as that run left them: not read. Said, too."
+    if n := len({row["source"] for row in rows if row["error"]}.intersection(photos)):
+        typer.echo(f"not read before: {n:,} photos. --resume reads them again when all others are done.", err=True)
+    return n
+
 # %% ../../nbs/94_commands_recognize.ipynb #1503f2e4
 def predict_locally(
     paths: list[str],
@@ -244,13 +253,13 @@ def predict_locally(
         recognizer = stack.enter_context(make_recognizer())
         photos, root = find_originals(paths, annotate)
         before = load_previous_rows(table, resume, recognizer, [*map(source_name, photos)])
-        done, columns = {row["source"] for row in before}, recognizer.columns
+        done, unread = {row["source"] for row in before}, count_unread(before, [*map(source_name, photos)])
         photos = [path for path in photos if source_name(path) not in done]
-        add_rows = stack.enter_context(appending_table(table, columns, before)) if table else lambda rows: None
+        add_rows = stack.enter_context(appending_table(table, recognizer.columns, before)) if table else lambda _: None
         show = stack.enter_context(result_printer(recognizer.model, form))
         reports = report_all(recognizer, make_recognizer, photos, annotate, root, workers)
         bar = tqdm(reports, total=len(photos), unit="photo", disable=True if form else None)  # None: in a terminal
-        return write_reports(bar, add_rows, show)
+        return unread + write_reports(bar, add_rows, show)
 
 # %% ../../nbs/94_commands_recognize.ipynb #c4a10004
 def write_reports(
@@ -267,27 +276,6 @@ def write_reports(
             typer.echo(f"error: {report.error}", err=True)
         show(report)
     return failed
-
-# %% ../../nbs/94_commands_recognize.ipynb #f8d02a3b
-def load_previous_rows(
-    table: Path | None,  # the table to write
-    resume: bool,  # True: it may be there
-    recognizer: Any,  # `EmotionRecognizer` of this run
-    photos: list[str],  # sources of this run
-) -> list[dict[str, Any]]:
-    "The rows of an earlier run; a table that is there is never written over."
-    if resume and not table:
-        raise FerError("--resume continues a table: name it with --out FILE.")
-    if not table or not (table.exists() or rows_path(table).exists()):
-        return []
-    if not resume:
-        raise FerError(f"{table} is there already, or was begun. Continue it: --resume. Or name another file.")
-    rows = read_partial_table(table, recognizer.columns, photos)
-    check_same_rows(table, rows, lambda source: next(recognizer.stream([source])).rows())
-    found = [(float(r["confidence"]) - recognizer.threshold, str(r["is_confident"])) for r in rows if r["emotion"]]
-    if any(abs(above) > 0.01 and sure != str(above > 0) for above, sure in found):
-        raise FerError(f"{table} has another threshold. Continue it with what it was begun with, or name another file.")
-    return rows
 
 # %% ../../nbs/94_commands_recognize.ipynb #c58411fa
 VideoOutOption = Annotated[Path | None, typer.Option(metavar="FILE", help="The video with boxes: .mp4, .webm or .avi.")]
@@ -349,13 +337,14 @@ def track_one_video(
     "Track one video or webcam, and write its table, timeline and annotated video."
     from fer_nb.inference import EmotionRecognizer
     from fer_nb.video.batch import source_label
-    from fer_nb.video.output import Timeline, check_outputs
+    from fer_nb.video.output import Timeline, check_outputs, is_annotated
     from fer_nb.video.reader import VideoReader
 
     video = int(source) if source.isdecimal() else source
     check_outputs(video, video=video_out, timeline=timeline, table=table)
-    if table and table.exists():
-        raise FerError(f"{table} is there already. Name another file.")
+    there = [file for file in (table, timeline, video_out) if file and os.path.exists(file)]
+    if there and not (there == [video_out] and is_annotated(there[0])):  # an older drawing is drawn anew
+        raise FerError(f"{there[0]} is there already. Name another file.")
     frames, seen = VideoReader(video, stride), Timeline()
     with EmotionRecognizer(**settings) as recognizer:
         write_tracks(frames, recognizer, seen, video_out, table, smooth, seconds)

@@ -14,21 +14,21 @@ import typer
 
 from fer_nb.commands.base import (
     DataOption, EmotionsOption, JsonOption, LabelMapOption, ModelArgument, SplitMapOption, TtaOption, app,
-    common_input, parse_emotions, parse_key_values, parse_label_maps, require_extra,
+    common_input, ends_in, parse_emotions, parse_key_values, parse_label_maps, require_extra,
 )
 from ..core import MEASURE_HINT, MODELS, FerError, RecipeError, available_models, default_model
 from ..core import model_info, models_dir
 
 # %% auto #0
 __all__ = ['LAYOUTS_HELP', 'TO_HELP', 'DROP_HELP', 'CROP_HELP', 'DETECT_HELP', 'OutArgument', 'CropPhotosOption', 'DetectOption',
-           'HtmlOption', 'CONTINUE_HELP', 'INIT_HELP', 'MINUTES_HELP', 'SET_HELP', 'EpochsOption', 'BatchSizeOption',
-           'SizeOption', 'InitOption', 'SettingsOption', 'OutOption', 'SeedOption', 'ResumeOption', 'MinutesOption',
-           'NoteOption', 'VIEWS_HELP', 'PLAN_HELP', 'STAGE_HELP', 'BankOption', 'TEACHERS_HELP', 'TeachersArgument',
-           'RunsArgument', 'BenchOption', 'MODELS_HELP', 'SPLIT_NAMES_HELP', 'VOTES_HELP', 'WRITE_HELP',
-           'CALIBRATE_HELP', 'ModelsArgument', 'SplitOption', 'VotesOption', 'CalibrateOption', 'THRESHOLD_DATA_HELP',
-           'cmd_data', 'convert_data', 'report_data', 'write_html', 'crop_data', 'cmd_train', 'train_and_export',
-           'cmd_recipe', 'cmd_bank', 'cmd_reproduce', 'cmd_average', 'cmd_runs', 'cmd_models', 'cmd_card',
-           'cmd_evaluate', 'write_evaluations', 'print_evaluations', 'cmd_export']
+           'HTML', 'HtmlOption', 'CONTINUE_HELP', 'INIT_HELP', 'MINUTES_HELP', 'SET_HELP', 'EpochsOption',
+           'BatchSizeOption', 'SizeOption', 'InitOption', 'SettingsOption', 'OutOption', 'SeedOption', 'ResumeOption',
+           'MinutesOption', 'NoteOption', 'VIEWS_HELP', 'PLAN_HELP', 'STAGE_HELP', 'BankOption', 'TEACHERS_HELP',
+           'TeachersArgument', 'RunsArgument', 'BenchOption', 'MODELS_HELP', 'SPLIT_NAMES_HELP', 'VOTES_HELP',
+           'WRITE_HELP', 'CALIBRATE_HELP', 'ModelsArgument', 'SplitOption', 'VotesOption', 'CalibrateOption',
+           'THRESHOLD_DATA_HELP', 'cmd_data', 'convert_data', 'report_data', 'write_html', 'crop_data', 'cmd_train',
+           'train_and_export', 'cmd_recipe', 'cmd_bank', 'cmd_reproduce', 'cmd_average', 'cmd_runs', 'cmd_models',
+           'cmd_card', 'cmd_evaluate', 'write_evaluations', 'print_evaluations', 'cmd_export']
 
 # %% ../../nbs/93_commands_training.ipynb #4f0a68f5
 LAYOUTS_HELP = "FER2013, FER+, RAF-DB, AffectNet, ExpW, CK+, JAFFE or KDEF; folders of emotions; a table of images."
@@ -39,7 +39,8 @@ DETECT_HELP = "Count the images in which the detector finds no face; slow."
 OutArgument = Annotated[Path | None, typer.Argument(metavar="[OUT]", help="A new folder, with --to or --crop.")]
 CropPhotosOption = Annotated[bool, typer.Option("--crop", help=CROP_HELP)]
 DetectOption = Annotated[bool, typer.Option("--detect", help=DETECT_HELP)]
-HtmlOption = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a report with pictures.")]
+HTML = dict(metavar="FILE", help="Write a report with pictures.", callback=ends_in(".html", ".htm"))
+HtmlOption = Annotated[Path | None, typer.Option("--html", **HTML)]
 
 # %% ../../nbs/93_commands_training.ipynb #05629662
 @app.command("data")
@@ -68,8 +69,7 @@ def cmd_data(
     if to and out: return convert_data(path, out, maps, to, drop, as_json)
     faces = load_data(path, **maps)
     found = report_data(faces, detect)
-    if html:
-        write_html(faces, html, found)
+    if html: write_html(faces, html, found)
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
 
 # %% ../../nbs/93_commands_training.ipynb #6b62411a
@@ -85,7 +85,7 @@ def convert_data(
     from fer_nb.data.convert import check_conversion, convert
     from fer_nb.data.load import MAX_SIZE, SIZE, load_data
 
-    check_conversion(out, to, drop)
+    check_conversion(out, to, drop, path)
     faces = load_data(path, size=SIZE if to == "csv" else MAX_SIZE, **options)
     manifest = convert(faces, out, to, drop)
     if as_json:
@@ -158,7 +158,7 @@ SettingsOption = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE"
 OutOption = Annotated[Path, typer.Option(metavar="DIR", help="Folder for checkpoint, metrics and plots.")]
 SeedOption = Annotated[int | None, typer.Option(metavar="N", help="Same seed, same model; else the recipe's.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help=CONTINUE_HELP)]
-MinutesOption = Annotated[float, typer.Option(metavar="M", min=0, help=MINUTES_HELP)]
+MinutesOption = Annotated[float, typer.Option(metavar="M", min=0, max=1e6, help=MINUTES_HELP)]
 NoteOption = Annotated[str, typer.Option(metavar="TEXT", help="What you expect of it, for fer-nb runs.")]
 
 # %% ../../nbs/93_commands_training.ipynb #5911fddc
@@ -229,7 +229,7 @@ def cmd_recipe(
 VIEWS_HELP = "Of the views, as max_rotation=10; may be repeated. fer-nb recipe MODEL lists them."
 PLAN_HELP = "Another plan than the one that ships."
 STAGE_HELP = "A stage of the plan; may be repeated. Without it all that are not done."
-BankOption = Annotated[Path, typer.Option(metavar="FILE", help="What to write.")]
+BankOption = Annotated[Path, typer.Option(metavar="FILE", help="What to write.", callback=ends_in(".npz"))]
 TEACHERS_HELP = "The teachers' best_<model>.pth."
 TeachersArgument = Annotated[list[Path], typer.Argument(metavar="CHECKPOINT...", help=TEACHERS_HELP)]
 
@@ -257,7 +257,7 @@ def cmd_bank(
 def cmd_reproduce(
     data: DataOption = None,
     only: Annotated[list[str], typer.Option(metavar="STAGE", help=STAGE_HELP)] = [],  # noqa: B006
-    minutes: Annotated[float, typer.Option(metavar="M", min=0, help="For the whole plan, on this machine.")] = 0.0,
+    minutes: Annotated[float, typer.Option(metavar="M", min=0, max=1e6, help="For the whole plan, here.")] = 0.0,
     out: Annotated[Path, typer.Option(metavar="DIR", help="A folder for each stage.")] = Path("runs/plan"),
     plan: Annotated[Path | None, typer.Option(metavar="FILE", help=PLAN_HELP)] = None,
 ) -> None:

@@ -207,11 +207,14 @@ def make_manifest(
 # %% ../../nbs/16_convert.ipynb #2a0a3a8e
 def check_new_folder(
     out: str | Path,  # to be written
+    source: Path | None = None,  # what is read for it
 ) -> Path:
-    "The folder with `~` expanded; one that holds something, has no name, or is a link is a `DatasetError`."
+    "The folder with `~` expanded; one with something in it, without a name, or in its source is a `DatasetError`."
     out = Path(os.path.expanduser(out))
     if out.is_symlink() or os.path.ismount(out):
         raise DatasetError(f"{out} is a link or a disk. Give a new folder, which may be in it.")
+    if source and source.is_dir() and Path(os.path.realpath(out)).is_relative_to(source.resolve()):
+        raise DatasetError(f"{out} lies in {source} and would be read as a part of it. Give a folder elsewhere.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DatasetError(f"{out} exists and is not empty. Give a new folder.")
     if not out.name:
@@ -223,12 +226,13 @@ def check_conversion(
     out: str | Path,  # folder to write
     to: str,  # a key of `WRITERS`
     drop: Collection[str],  # keys of `DROPS`
+    source: Path | None = None,  # what is read for it
 ) -> Path:  # the folder with `~` expanded
     "What cannot be written, wherever the data come from, is a `DatasetError`: to be asked before they are read."
     if to not in WRITERS:
         raise DatasetError(f"There is no layout '{to}' to write. Give one of {', '.join(WRITERS)}.")
     check_drop(drop)
-    return check_new_folder(out)
+    return check_new_folder(out, source)
 
 # %% ../../nbs/16_convert.ipynb #fa10e17b
 def convert(

@@ -60,6 +60,7 @@ class Service:
     ):
         self.models, self.limits, self.admission = models, limits, AdmissionControl(limits)
         self.threads = anyio.CapacityLimiter((os.cpu_count() or 1) + 1)
+        self.late: set[asyncio.Task] = set()  # work that nobody waits for any more
         self.open = lru_cache(16)(BatchingRecognizer)
         for model in models:
             self.open(model)
@@ -81,11 +82,17 @@ async def run_in_threads(
     items: list,
 ) -> list:
     "`work` for every item, on the threads of the service and within its time."
-    jobs = (to_thread.run_sync(work, item, limiter=service.threads) for item in items)
+    def job(i): return work(items[i]) if items else None
+
+    tasks = [asyncio.create_task(to_thread.run_sync(job, i, limiter=service.threads)) for i in range(len(items))]
     try:
-        return await asyncio.wait_for(asyncio.gather(*jobs), service.limits.answer_seconds)
-    except asyncio.TimeoutError:
-        raise ServiceError(504, f"This took more than {service.limits.answer_seconds:g} s.") from None
+        _, pending = await asyncio.wait(tasks, timeout=service.limits.answer_seconds)
+        if pending:
+            raise ServiceError(504, f"This took more than {service.limits.answer_seconds:g} s.")
+        return [task.result() for task in tasks]
+    finally:  # a thread cannot be stopped: it keeps its place until its work is done; what has not begun never does
+        items.clear()
+        service.late = {task for task in service.late.union(tasks) if not task.done()}
 
 
 async def answer_images(
@@ -192,8 +199,9 @@ def check_request(
     host = re.sub(r":\d+$", "", request.headers.get("host", ""))
     if hosts and host not in hosts:
         return error_response(421, "This service answers to its own machine only.")
-    token = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
-    if key and request.scope["path"] not in PUBLIC_PATHS and not hmac.compare_digest(token, key.encode()):
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    is_known = scheme.lower() == "bearer" and hmac.compare_digest(token.encode("latin-1"), os.fsencode(key))
+    if key and request.scope["path"] not in PUBLIC_PATHS and not is_known:
         return error_response(401, "Send the key: Authorization: Bearer <key>.", **{"WWW-Authenticate": "Bearer"})
     return None
 

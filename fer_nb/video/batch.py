@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -23,14 +24,28 @@ from ..inference import EmotionRecognizer
 from ..runtime import model_path
 from .containers import STREAM_ADDRESS, VideoError, display_name
 from .output import Timeline, check_outputs, is_annotated, video_writer
-from .reader import VideoReader
+from .reader import VideoReader, sequence_files
 from .tracking import SMOOTH, track_video, video_columns
 
 # %% auto #0
-__all__ = ['VIDEO_SUFFIXES', 'Job', 'find_videos', 'source_label', 'batch_columns', 'VideoSettings', 'VideoSummary',
-           'process_video', 'part_path', 'part_header', 'write_part', 'read_header', 'load_finished', 'part_rows',
-           'other_parts', 'process_job', 'run_workers', 'annotated_paths', 'without_copies', 'prepare_parts',
-           'process_videos']
+__all__ = ['VIDEO_SUFFIXES', 'Job', 'source_place', 'source_label', 'find_videos', 'batch_columns', 'VideoSettings',
+           'VideoSummary', 'process_video', 'part_path', 'part_header', 'write_part', 'read_header', 'load_finished',
+           'part_rows', 'other_parts', 'process_job', 'run_workers', 'annotated_paths', 'without_copies',
+           'check_drawings', 'prepare_parts', 'process_videos']
+
+# %% ../../nbs/79_video_batch.ipynb #79a0c001
+def source_place(
+    source: str,
+) -> str:
+    "By what a source is known, however it is spelled: ./a.mp4 is a.mp4."
+    return source if STREAM_ADDRESS.match(source) else os.path.realpath(source)
+
+
+def source_label(
+    source: str,
+) -> str:
+    "A source as it is shown and written: an address without its password and its query."
+    return display_name(source) if STREAM_ADDRESS.match(source) else source
 
 # %% ../../nbs/79_video_batch.ipynb #b1e0000b
 VIDEO_SUFFIXES = (
@@ -43,7 +58,7 @@ def find_videos(
     words: Iterable[str | Path],  # files, folders, patterns such as 'films/**/*.mp4', addresses
 ) -> list[str]:  # each once, in the order given; those of a folder by name, without hidden files
     "The videos that are meant."
-    sources: dict[str, None] = {}
+    sources: dict[str, str] = {}  # place -> as it is given
     for word in map(os.fspath, words):
         found = [word]
         if os.path.isdir(word):
@@ -54,15 +69,9 @@ def find_videos(
                 raise VideoError(f"There is no video in {word}. Videos end in {', '.join(VIDEO_SUFFIXES)}.")
         elif not os.path.exists(word) and not STREAM_ADDRESS.match(word):
             found = sorted(glob.glob(word, recursive=True)) or [word]
-        sources.update(dict.fromkeys(found))
-    return list(sources)
-
-
-def source_label(
-    source: str,
-) -> str:
-    "A source as it is shown and written: an address without its password and its query."
-    return display_name(source) if STREAM_ADDRESS.match(source) else source
+        for source in found:
+            sources.setdefault(source_place(source), source)
+    return list(sources.values())
 
 # %% ../../nbs/79_video_batch.ipynb #b1e0000e
 def batch_columns(
@@ -142,7 +151,7 @@ def part_path(
     source: str,
 ) -> Path:
     "Where the rows of a video go."
-    return parts / f"{hashlib.sha1(os.fsencode(source)).hexdigest()[:20]}.jsonl"
+    return parts / f"{hashlib.sha1(os.fsencode(source_place(source))).hexdigest()[:20]}.jsonl"
 
 
 def part_header(
@@ -150,8 +159,8 @@ def part_header(
     settings: VideoSettings,
 ) -> dict:
     "From what a part is made: the file, the settings and the model."
-    about = os.stat(source) if os.path.isfile(source) else None
-    file = [about.st_size, about.st_mtime_ns] if about else None
+    about = [os.stat(file) for file in ([source] if os.path.isfile(source) else sequence_files(source))]
+    file = [len(about), sum(a.st_size for a in about), max(a.st_mtime_ns for a in about)] if about else None
     return json.loads(json.dumps(dict(source=source_label(source), file=file, settings=settings.made_with)))
 
 # %% ../../nbs/79_video_batch.ipynb #ce24f46f
@@ -259,8 +268,8 @@ def annotated_paths(
     root = common_folder(sources)
     inside = [Path(os.path.relpath(source, root)) for source in sources]
     paths = [Path(folder, path.with_name(f"{path.stem}_faces.mp4")) for path in inside]
-    twice = {path for path in paths if paths.count(path) > 1}
-    return [Path(folder, old.with_name(f"{old.name}_faces.mp4")) if path in twice else path
+    places = Counter(str(path).casefold() for path in paths)  # A.mp4 is a.mp4 on many disks
+    return [Path(folder, old.with_name(f"{old.name}_faces.mp4")) if places[str(path).casefold()] > 1 else path
             for path, old in zip(paths, inside, strict=True)]  # fmt: skip
 
 
@@ -271,11 +280,25 @@ def without_copies(
     "The videos that no earlier run has written to `annotate`."
     return [video for video in videos if not annotate or not (is_inside(video, annotate) and is_annotated(video))]
 
+# %% ../../nbs/79_video_batch.ipynb #79a0c002
+def check_drawings(
+    parts: Path,  # folder
+    drawings: dict[Path, str],  # to be written: a video with boxes -> its source
+) -> None:
+    "Make the folder, and keep who draws what; a file that is there, but not from the same source, is a `VideoError`."
+    file = parts / ".drawings.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    wanted = {os.path.abspath(out): os.path.abspath(source) for out, source in drawings.items()}
+    for out, source in wanted.items():
+        if os.path.exists(out) and known.get(out) != source:
+            raise VideoError(f"{out} is there already. Name another folder to --annotate.")
+    with atomic_write(file) as part:
+        part.write_text(json.dumps(known | wanted), encoding="utf-8")
+
 # %% ../../nbs/79_video_batch.ipynb #b1e0001f
 def prepare_parts(
     table: Path,  # to be written
     videos: list[str],
-    outs: list[Path | None],  # the videos with boxes
     workers: int,  # processes
     resume: bool,
 ) -> Path:  # folder
@@ -288,11 +311,8 @@ def prepare_parts(
     parts = table.with_name(f".{table.name}.parts")
     if not resume and (table.exists() or parts.exists()):
         raise VideoError(f"{table} is there already, or was begun. Go on with it: --resume. Or name another file.")
-    if not parts.exists() and (there := [out for out in outs if out and out.exists()]):
-        raise VideoError(f"{there[0]} is there already. Name another folder to --annotate.")
     if table.exists() and not parts.exists():
         raise VideoError(f"{table} cannot be continued: its folder {parts.name} is not there. Name another file.")
-    parts.mkdir(parents=True, exist_ok=True)
     return parts
 
 # %% ../../nbs/79_video_batch.ipynb #42ff43e8
@@ -313,11 +333,12 @@ def process_videos(
     with settings.recognizer() as recognizer:  # a model that cannot be used is an error before anything is written
         columns = batch_columns(recognizer.emotions)
     outs = annotated_paths(annotate, videos)
-    parts = prepare_parts(table, videos, outs, workers, resume)
+    parts = prepare_parts(table, videos, workers, resume)
     others = other_parts(table, parts, videos, settings)
     kept = {source: load_finished(parts, source, settings) for source in videos}
     jobs = [(parts, source, settings, out) for source, out in zip(videos, outs, strict=True)
-            if not kept[source] or (out and not out.exists())]  # fmt: skip
+            if not kept[source] or (out and not os.path.exists(out))]  # fmt: skip
+    check_drawings(parts, {out: source for _, source, _, out in jobs if out})
     for source, summary in run_workers(jobs, settings, workers):
         kept[source] = summary
         on_done(summary, sum(map(bool, kept.values())), len(videos))

@@ -250,7 +250,7 @@ def source_kind(
         return "animation" if head[:4] == b"RIFF" and head[8:] == b"WEBP" else "file"
     if NUMBERED.search(os.path.basename(name)):
         return "sequence"
-    if "\0" not in name and not os.path.splitext(name)[1] and name in list_cameras().values():
+    if "\0" not in name and name in {place for camera in list_cameras().items() for place in camera}:
         return "camera"
     raise VideoError(f"There is no file {name!r}. Check its name and folder.")
 
@@ -262,7 +262,10 @@ def display_name(
     if isinstance(source, int):
         return f"Camera {source}"
     if STREAM_ADDRESS.match(os.fspath(source)):
-        parts = urlsplit(str(source))
+        try:
+            parts = urlsplit(str(source))
+        except ValueError as e:
+            raise VideoError("This address is malformed. Write [ as %5B and ] as %5D in a password.") from e
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     return os.path.basename(source)
 

@@ -195,14 +195,14 @@ def check_outputs(
         path, suffixes = Path(path), OUTPUT_SUFFIXES[kind]
         if path.suffix.lower() not in suffixes:
             raise VideoError(f"{path.name} does not say how to write the {kind}. Name it {', '.join(suffixes)}.")
-        if path.is_dir():
+        if os.path.isdir(path):  # where a name is too long, Path would raise
             raise VideoError(f"{path} is a folder. Name a file in it.")
-        if path.exists() and any(os.path.exists(one) and path.samefile(one) for one in read):
+        if os.path.exists(path) and any(os.path.exists(one) and path.samefile(one) for one in read):
             raise VideoError(f"{path.name} is the video itself. Give another name.")
         if (real := os.path.realpath(path)) in taken:
             raise VideoError(f"{path.name} is named twice: for the {taken[real]} and for the {kind}.")
         taken[real] = kind
-        above = next(folder for folder in path.absolute().parents if folder.exists())
+        above = next(folder for folder in path.absolute().parents if os.path.exists(folder))
         if not above.is_dir() or not os.access(above, os.W_OK):
             raise VideoError(f"{path} cannot be written. Check the folder {above}.")
 
@@ -387,19 +387,17 @@ def video_writer(
     "Inside, a function that adds a `FrameResult` to the video; the file is there when all went well."
     path = Path(path)
     check_outputs(video.source, video=path)
-    with atomic_write(path) as part, open(part, "w+b") as file:
-        errors = load_av().FFmpegError, OSError
-        try:
+    try:
+        with atomic_write(path) as part, open(part, "w+b") as file:
             writer = VideoWriter(file, CODECS[path.suffix.lower()], video, seconds)
             with writer.container:
                 yield writer
                 writer.finish()
-            file.flush()
-        except errors as e:
-            reason = getattr(e, "strerror", None) or e
-            raise VideoError(f"{path.name} could not be written whole ({reason}). Free space, or name another.") from e
-        if not writer.written:
-            raise VideoError(f"There was no frame to write to {path.name}.")
+            if not writer.written:
+                raise VideoError(f"There was no frame to write to {path.name}.")
+    except (load_av().FFmpegError, OSError) as e:
+        reason = getattr(e, "strerror", None) or e
+        raise VideoError(f"{path.name} could not be written whole ({reason}). Free space, or name another.") from e
 
 # %% ../../nbs/78_video_output.ipynb #f1f0002d
 COMMENT = "written by fer_nb"  # of a video with boxes, by which it is known

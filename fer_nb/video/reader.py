@@ -111,9 +111,14 @@ def stream_length(
     stream: av.VideoStream,
     fps: float,
 ) -> tuple[int | None, float | None]:  # frames and seconds; None: unknown
-    "How long the file says it is."
-    known = stream.duration is not None
-    seconds = float(stream.duration * stream.time_base) if known else (container.duration or 0) / 1e6
+    "How long the file says that its pictures are: a container's length is that of its sound as well."
+    tag = re.match(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))  # of Matroska, written by FFmpeg
+    if stream.duration is not None:
+        seconds = float(stream.duration * stream.time_base)
+    elif tag:
+        seconds = 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3])
+    else:
+        seconds = (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
     count = stream.frames or round(seconds * fps)
     if container.format.name == "avi":
         seconds = count / fps  # of a file that is cut off FFmpeg corrects one of the two only
@@ -305,9 +310,14 @@ class VideoReader(VideoSource):
         self.frame_count, self.duration = self._feed.frame_count, self._feed.duration  # None: unknown
 
     def _first(self) -> tuple[float, np.ndarray]:
+        damaged = []
         for at, picture in self._feed.frames:
-            image = picture()
-            self._feed.frames = chain([(at, lambda image=image: image)], self._feed.frames)
+            try:
+                image = picture()
+            except FerError:
+                damaged.append((at, picture))
+                continue
+            self._feed.frames = chain(damaged, [(at, lambda image=image: image)], self._feed.frames)
             return at or 0.0, image
         raise VideoError(f"{self.name} has no frame that can be read. It is damaged, or no video.")
 
@@ -341,14 +351,14 @@ def count_frames(
     video: VideoReader,  # of a file
     seconds: float,  # from its first frame
 ) -> int:
-    "Frames in that time, by the length that the file states, else by its packets."
-    if video.duration or video.frame_count:
-        whole = video.duration * video.fps if video.duration else video.frame_count
-        return round(min(whole, seconds * video.fps))
+    "Frames in that time, by the number that the file states, else by its packets: its rate may vary."
     count = 0
     with ExitStack() as stack, suppress(load_av().FFmpegError, OSError):  # cut off: as far as it goes
         container = open_container(video.source, stack)
-        for packet in container.demux(video_stream(container, video.name)):
+        stream = video_stream(container, video.name)
+        if stream.frames and video.duration:
+            return round(min(video.duration, seconds) * video.fps)
+        for packet in container.demux(stream):
             if packet.pts is not None and packet.pts * packet.time_base - video.start_time > seconds:
                 break
             count += packet.size > 0
