@@ -418,6 +418,8 @@ def published_table() -> str:  # Markdown
     "Beside `results_table`: other libraries measured on FER2013, and what others publish, with their protocol."
     peers, published = load_peers(), [[name, f"{accuracy}%", *rest] for name, accuracy, *rest in PUBLISHED_RESULTS]
     times = " and ".join(sorted({row["processor"] for rows in peers.values() for row in rows.values()}))
+    ours = load_results().get("processor", times)
+    times += f". Our models were timed on another processor ({ours}), so do not compare the two" * (ours != times)
     return "\n\n".join([
         *([peers_table(peers), f"Times: {times}."] if peers else []),
         markdown_table(["published by others", "accuracy", "images", "protocol", "source"], published),

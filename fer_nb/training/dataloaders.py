@@ -81,7 +81,8 @@ def make_dataloaders(
             raise TrainingError(f"{data.source} has no image in {name}. Training needs this split: give more data.")
     train, valid, size = data["Training"], data["PublicTest"], recipe.batch_size
     if size > len(train):
-        raise TrainingError(f"A batch of {size} is larger than the {len(train)} images. Give a smaller one.")
+        raise TrainingError(f"A batch of {size} is larger than the {len(train)} images. Give a smaller one: "
+                            f"batch_size={2 ** (len(train).bit_length() - 1)}, or --batch-size.")
     counts = np.bincount(train.labels, minlength=len(train.emotions)).astype(float)
     weights = counts[train.labels] ** -recipe.sampler_power if recipe.sampler_power else None
     return DataLoaders(
