@@ -262,7 +262,7 @@ async def sweep_sessions(
     while True:
         await asyncio.sleep(interval)
         now = time.monotonic()
-        ids = {info.session.id for info in runtime._session_mgr._session_storage.list()}
+        ids = [info.session.id for info in runtime._session_mgr._session_storage.list()]
         lost = {id_: lost.get(id_, now) for id_ in ids}
         ended = [id_ for id_, since in lost.items() if now - since >= grace]
         for id_ in ended:
