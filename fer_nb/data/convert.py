@@ -213,10 +213,10 @@ def check_new_folder(
     out = Path(os.path.expanduser(out))
     if out.is_symlink() or os.path.ismount(out):
         raise DatasetError(f"{out} is a link or a disk. Give a new folder, which may be in it.")
-    if source and source.is_dir() and Path(os.path.realpath(out)).is_relative_to(source.resolve()):
-        raise DatasetError(f"{out} lies in {source} and would be read as a part of it. Give a folder elsewhere.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DatasetError(f"{out} exists and is not empty. Give a new folder.")
+    if source and source.is_dir() and Path(os.path.realpath(out)).is_relative_to(source.resolve()):
+        raise DatasetError(f"{out} lies in {source} and would be read as a part of it. Give a folder elsewhere.")
     if not out.name:
         raise DatasetError("Name a new folder, not the one you are in.")
     return out
