@@ -267,12 +267,17 @@ def test_that_a_video_is_cut_off_is_said_where_it_is_so(tmp_path):
         assert done.exit_code == 0 and said == (path != film and seconds == 100), (path, seconds, done.output)
 
 
-def test_what_is_secret_in_an_address_is_kept_nowhere(tmp_path):
+@pytest.mark.parametrize("annotate", [(), ("--annotate", "boxes")])
+def test_what_is_secret_in_an_address_is_kept_nowhere(annotate, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     address, table = "http://me:secret@127.0.0.1:9/film.mp4?token=hidden", tmp_path / "t.jsonl"
-    done = fer_nb("video", address, "none.mp4", "--model", "custom_cnn", "--out", table, "--json")
-    kept = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    done = fer_nb("video", address, "none.mp4", "--model", "custom_cnn", "--out", table, "--json", *annotate)
+    kept = [path.read_text().replace(str(tmp_path), "") for path in tmp_path.rglob("*") if path.is_file()]
     assert done.exit_code == 1 and "http://127.0.0.1:9/film.mp4" in kept[0] + kept[-1]
+    kept += [str(path) for path in annotated_paths("boxes", [address, "none.mp4"])]
     assert not any(word in text for word in ("secret", "hidden") for text in [done.output, *kept])
+    with pytest.raises(VideoError, match="drawn to one file"):
+        annotated_paths("boxes", [address, address.replace("hidden", "other")])
 
 
 def test_what_cannot_be_done_is_said_at_once(videos, tmp_path):

@@ -265,12 +265,16 @@ def annotated_paths(
     "The same places below `folder`: talks/a.mkv becomes folder/talks/a_faces.mp4."
     if folder is None:
         return [None] * len(sources)
-    root = common_folder(sources)
-    inside = [Path(os.path.relpath(source, root)) for source in sources]
+    labels = [*map(source_label, sources)]  # without the password of an address
+    root = common_folder(labels)
+    inside = [Path(os.path.relpath(label, root)) for label in labels]
     paths = [Path(folder, path.with_name(f"{path.stem}_faces.mp4")) for path in inside]
     places = Counter(str(path).casefold() for path in paths)  # A.mp4 is a.mp4 on many disks
-    return [Path(folder, old.with_name(f"{old.name}_faces.mp4")) if places[str(path).casefold()] > 1 else path
+    outs = [Path(folder, old.with_name(f"{old.name}_faces.mp4")) if places[str(path).casefold()] > 1 else path
             for path, old in zip(paths, inside, strict=True)]  # fmt: skip
+    if len(set(outs)) < len(outs):  # of addresses that differ in what is secret
+        raise VideoError("Two of these videos would be drawn to one file. Read them in runs of their own.")
+    return outs
 
 
 def without_copies(
@@ -288,12 +292,12 @@ def check_drawings(
     "Make the folder, and keep who draws what; a file that is there, but not from the same source, is a `VideoError`."
     file = parts / ".drawings.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    wanted = {os.path.abspath(out): os.path.abspath(source) for out, source in drawings.items()}
-    for out, source in wanted.items():
-        if os.path.exists(out) and known.get(out) != source:
+    wanted = {os.path.abspath(out): part_path(parts, source).name for out, source in drawings.items()}
+    for out, part in wanted.items():
+        if os.path.exists(out) and known.get(out) != part:
             raise VideoError(f"{out} is there already. Name another folder to --annotate.")
-    with atomic_write(file) as part:
-        part.write_text(json.dumps(known | wanted), encoding="utf-8")
+    with atomic_write(file) as passing:
+        passing.write_text(json.dumps(known | wanted), encoding="utf-8")
 
 # %% ../../nbs/79_video_batch.ipynb #b1e0001f
 def prepare_parts(
